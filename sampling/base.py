@@ -1,0 +1,116 @@
+"""The grid, the result, and the one loop that every sampler runs in.
+
+A sampler is a pure function `step(operands, state, row) -> (state, record)`, a state (a NamedTuple of arrays) and rows: a
+NamedTuple of arrays whose leading axis runs over the steps, made in float64 NumPy before anything is compiled. The loop is
+a `lax.scan` over chunks of a fixed length, so that the number of steps enters no compiled shape, progress can be shown and
+a run can stop between chunks. The last chunk is padded and padded steps are skipped, not computed.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from array_types import Image, Table
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+class TimeGrid(NamedTuple):
+    """Decreasing noise scales s = sigma/alpha: where the solver stands (n + 1) and what the network is told (n).
+
+    The two agree unless the times told to the network are learned apart (LD3's decoupled times). The last s may be 0.
+    """
+
+    s: Table
+    s_model: Table
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.s) - 1
+
+
+class SampleResult(NamedTuple):
+    """What every sampler returns. Images in the model's data range ([0, 1], or [-1, 1] if `data.centered`)."""
+
+    images: Image
+    nfe: int  # network calls an image, counted as they happened
+    gradient_calls: int = 0  # guidance gradients an image
+    trajectory: Image | None = None  # states after each step, [n, b, h, w, c]
+    denoised: Image | None = None  # x0 estimates of each step, [n, b, h, w, c]
+
+
+def _floating(leaf) -> bool:
+    return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
+
+
+@functools.partial(jax.jit, static_argnames=("step",), donate_argnames=("state",))
+def _scan_chunk(step: Step, operands: Any, state: Any, rows: Any, active: jax.Array) -> tuple[Any, Any]:
+    def body(state, row_and_active):
+        row, is_active = row_and_active
+        record_shape = jax.eval_shape(step, operands, state, row)[1]
+
+        def skip(state):
+            return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), record_shape)
+
+        return jax.lax.cond(is_active, lambda state: step(operands, state, row), skip, state)
+
+    return jax.lax.scan(body, state, (rows, active))
+
+
+def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int) -> Iterator[tuple[Any, Any, int]]:
+    """Runs `step` over all rows, yielding (state, records, steps done) after each chunk.
+
+    Args:
+      step: hashable pure function; a new function object compiles anew, so define it at module level or as a frozen
+        dataclass with `__call__`.
+      operands: what stays fixed (network parameters, masks, keys), as arguments so that they are not compiled in.
+      state: NamedTuple of arrays; donated. Its first floating leaf sets the dtype the rows are cast to.
+      rows: NamedTuple of NumPy arrays [n, ...].
+      chunk: steps a call. The records of padded steps are dropped.
+    """
+    dtype = next(leaf.dtype for leaf in jax.tree.leaves(state) if _floating(leaf))
+    count = len(jax.tree.leaves(rows)[0])
+    padding = -count % chunk
+
+    def pad(leaf):
+        leaf = np.asarray(leaf)
+        leaf = leaf.astype(dtype) if np.issubdtype(leaf.dtype, np.floating) else leaf
+        # Padded rows repeat the last one: finite values, never used.
+        return np.concatenate([leaf, np.repeat(leaf[-1:], padding, axis=0)])
+
+    rows = jax.tree.map(pad, rows)
+    active = np.arange(count + padding) < count
+    for start in range(0, count, chunk):
+        window = slice(start, start + chunk)
+        state, records = _scan_chunk(
+            step, operands, state, jax.tree.map(lambda leaf, w=window: leaf[w], rows), active[window]
+        )
+        done = min(start + chunk, count)
+        yield state, jax.tree.map(lambda leaf, n=done - start: leaf[:n], records), done
+
+
+def integrate(step: Step, operands: Any, state: Any, rows: Any, chunk: int | None = None) -> tuple[Any, Any]:
+    """`iterate_chunks` to the end: the final state and the records of all steps, stacked."""
+    count = len(jax.tree.leaves(rows)[0])
+    state = jax.tree.map(jnp.copy, state)  # the caller's state must survive the donation
+    parts = []
+    for state, records, _ in iterate_chunks(step, operands, state, rows, chunk or count):
+        parts.append(records)
+    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def unroll(step: Step, operands: Any, state: Any, rows: Any) -> tuple[Any, Any]:
+    """The same as `integrate`, written out step by step for use under `jax.grad` inside a caller's jit.
+
+    On the CPU the gradient of convolutions inside a scan is 8-20 times slower than written out; the few steps of a
+    student solver make that affordable. Tests hold this and `integrate` equal.
+    """
+    records = []
+    for index in range(len(jax.tree.leaves(rows)[0])):
+        state, record = step(operands, state, jax.tree.map(lambda leaf, i=index: leaf[i], rows))
+        records.append(record)
+    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *records)
