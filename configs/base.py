@@ -1,0 +1,158 @@
+"""Every key of a config with its default, and what it means. All other files under `configs/` are edits of this one.
+
+A config is a `ConfigDict` with one section for each builder; `main.py` locks it, so that a misspelt key is an error.
+Any value can be overridden: `--config.section.key=value`. The defaults are those of the published CIFAR-10 models
+trained under the variance-exploding process (Song et al. 2021), so a config file shows how a model differs from them.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+
+def get_config() -> ConfigDict:
+    """The defaults. Values are plain Python; tuples can be overridden as `--config.model.ch_mult="(1,2,2)"`."""
+    return ConfigDict(
+        {
+            "seed": 42,  # image i starts from normal(fold_in(key(seed), i))
+            "precision": "float32",  # "float32" (HIGHEST everywhere), "tf32", or "bfloat16" (inside the network only)
+            "checkpoint": "",  # file or folder, relative to the repository; "" looks in <workdir>/checkpoints
+            "sde": _sde(),
+            "model": _model(),
+            "data": _data(),
+            "sampling": _sampling(),
+            "eval": _eval(),
+            "training": _training(),
+            "optim": _optim(),
+        }
+    )
+
+
+def _sde() -> dict:
+    """The forward process; each process reads the keys it has (`sde_lib.create_sde`)."""
+    return {
+        "name": "vesde",  # "vesde", "vpsde", "subvpsde" or "cosinevpsde"
+        "sigma_min": 0.01,  # VE: noise scale at t = 0, in units of the data range
+        "sigma_max": 50.0,  # VE: noise scale at t = 1; about the largest distance between two training images
+        "beta_min": 0.1,  # VP, sub-VP: beta(0)
+        "beta_max": 20.0,  # VP, sub-VP: beta(1)
+        "logsnr_min": -20.0,  # cosine VP: log signal-to-noise ratio at t = 1
+        "logsnr_max": 20.0,  # cosine VP: the same at t = 0
+        "num_scales": 1000,  # noise levels of the published sampler at speed_up 1, and of a discrete model's training
+    }
+
+
+def _model() -> dict:
+    """The network and what its output means."""
+    return {
+        "name": "ncsnpp",  # "ncsnpp" (NCSN++ and DDPM++), "ddpm" or "ncsnv2_64"
+        "factory": "",  # your own network instead: "path/my_net.py:make_model"
+        "ema": True,  # sample with the averaged weights; False takes the raw ones
+        "continuous": True,  # trained on all t in (0, 1], not only on the num_scales levels
+        "predicts": "score",  # what the network puts out: "score", "eps" (published VP models), "x0" or "v"
+        "nf": 128,  # channels of the first level
+        "ch_mult": (1, 2, 2, 2),  # channels of each level in units of nf; one level fewer than halvings of the image
+        "num_res_blocks": 4,  # residual blocks a level on the way down, one more on the way up
+        "attn_resolutions": (16,),  # image sizes (pixels) at which self-attention follows the blocks
+        "resamp_with_conv": True,  # a convolution with each resampling of the "ddpm" block type
+        "conditional": True,  # the network is told the noise level
+        "fir": True,  # resample with the binomial filter fir_kernel, not with plain averaging and repetition
+        "fir_kernel": (1, 3, 3, 1),  # one-dimensional; the filter is its outer product
+        "skip_rescale": True,  # divide every skip sum by sqrt(2)
+        "resblock_type": "biggan",  # "biggan" (resamples inside the block) or "ddpm"
+        "progressive": "none",  # image pyramid of the output: "none", "output_skip" or "residual"
+        "progressive_input": "residual",  # image pyramid of the input: "none", "input_skip" or "residual"
+        "progressive_combine": "sum",  # how an input pyramid joins the features: "sum" or "cat"
+        "embedding_type": "fourier",  # of the noise level: "fourier" (of log sigma) or "positional" (of the label)
+        "fourier_scale": 16.0,  # std of the random Fourier frequencies
+        "init_scale": 0.0,  # scale of each block's last layer at initialisation; 0 starts as the identity
+        "scale_by_sigma": True,  # divide the output by the noise scale
+        "dropout": 0.1,  # in training only
+        "nonlinearity": "swish",  # "swish" or "elu"
+        "normalization": "GroupNorm",  # "GroupNorm", or "InstanceNorm++" (ncsnv2_64)
+    }
+
+
+def _data() -> dict:
+    """The images, for training, masks and metrics. Sampling reads only the size, the channels and the range."""
+    return {
+        "source": "",  # folder or zip of images, .npz, or a prepared tfds directory
+        "image_size": 32,  # pixels; images are centre-cropped and resized to it
+        "num_channels": 3,
+        "centered": False,  # the model's data range: [-1, 1] if True, else [0, 1]
+        "random_flip": True,  # mirror half of the training images
+        "num_classes": 0,  # 0: unconditional
+    }
+
+
+def _sampling() -> dict:
+    """How images are drawn."""
+    return {
+        "method": "pds",  # see configs/methods.py; "pc" is "pds" without a preconditioner
+        "predictor": "reverse_diffusion",  # "reverse_diffusion", "euler_maruyama", "ancestral" or "none"
+        "corrector": "langevin",  # "langevin", "ald" or "none"
+        "snr": 0.16,  # of a corrector step: sets its length
+        "n_steps_each": 1,  # corrector steps a level
+        "noise_removal": True,  # return the mean of the last step, without its noise
+        "probability_flow": False,  # the predictor solves the deterministic flow instead of the SDE
+        "speed_up": 1.0,  # take num_scales / speed_up levels
+        "num_steps": 0,  # number of levels or steps; 0 follows speed_up
+        "grid": "",  # where the steps lie; "" is the method's own choice
+        "pds_mode": "marginal",  # "marginal" (keeps the marginals), "paper" (as published) or "corrector_only"
+        "alpha": _number_or_word(5.0),  # mask strength: larger filters less; "auto": from the steps ("paper" only)
+        "freq_mask_path": "",  # .npy of per-frequency power, (C, H, W) or (H, W, C); "" for none
+        "space_mask_path": "",  # .npy of per-pixel power; "" for none
+        "skew": "",  # name of a skew-symmetric operator added to the drift; "" for none
+        "omega": 0.0,  # strength of that operator
+        "step_norm": "sample",  # norms that set a Langevin step: each image's own, or "batch" (as published)
+        "published_quirks": False,  # allow the combinations in which the published program ignores the masks
+        "microbatch": 8,  # images in one network call on one device; fixes the bits of every image
+        "chunk": 20,  # steps run on the device between two looks at the progress
+    }
+
+
+def _eval() -> dict:
+    """What a run writes below the work directory."""
+    return {
+        "num_samples": 16,
+        "batch_size": 16,  # images held on the devices at once
+        "eval_folder": "eval",  # below the work directory
+        "animation": False,  # also write the trajectory as an animated WebP
+    }
+
+
+def _training() -> dict:
+    """Denoising score matching."""
+    return {
+        "batch_size": 128,  # images an update
+        "microbatch": 0,  # images a network call, gradients summed; 0 takes the batch at once
+        "num_steps": 1_300_001,  # updates
+        "reduce_mean": False,  # loss: mean over pixels if True, else half the sum
+        "likelihood_weighting": False,  # weight the loss by g(t)^2
+        "noise_levels": "uniform",  # "uniform" in t (as published), or "lognormal_mix" of the two keys below
+        "lognormal_mean": -1.2,  # of log sigma
+        "lognormal_std": 1.2,  # of log sigma
+        "lognormal_share": 0.5,  # part of the batch whose noise is log-normal; the rest is uniform in t
+        "ema_rate": 0.999,  # decay of the averaged weights; 0 keeps no average
+        "log_every": 50,  # updates between lines of the log
+        "sample_every": 10_000,  # updates between sample grids
+        "checkpoint_every": 10_000,  # updates between checkpoints
+    }
+
+
+def _optim() -> dict:
+    """Adam."""
+    return {
+        "lr": 2e-4,
+        "beta1": 0.9,
+        "eps": 1e-8,
+        "warmup": 5000,  # updates of linear warm-up
+        "grad_clip": 1.0,  # largest global norm; 0 does not clip
+        "weight_decay": 0.0,
+        "schedule": "constant",  # after the warm-up: "constant", or "cosine" down to 0 at training.num_steps
+    }
+
+
+def _number_or_word(default: float) -> Any:
+    """A value of either type: a ConfigDict holds a key to the type of its default unless a reference says otherwise."""
+    return FieldReference(default, field_type=object)
