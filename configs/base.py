@@ -49,6 +49,8 @@ def _model() -> dict:
         "factory": "",  # your own network instead: "path/my_net.py:make_model"
         "ema": True,  # sample with the averaged weights; False takes the raw ones
         "continuous": True,  # trained on all t in (0, 1], not only on the num_scales levels
+        "scaling": "none",  # "edm": EDM's network scaling around the network, which then predicts x0
+        "sigma_data": 0.5,  # std of the data in [-1, 1] units, for that scaling
         "predicts": "score",  # what the network puts out: "score", "eps" (published VP models), "x0" or "v"
         "nf": 128,  # channels of the first level
         "ch_mult": (1, 2, 2, 2),  # channels of each level in units of nf; one level fewer than halvings of the image
@@ -128,8 +130,8 @@ def _training() -> dict:
         "microbatch": 0,  # images a network call, gradients summed; 0 takes the batch at once
         "num_steps": 1_300_001,  # updates
         "reduce_mean": False,  # loss: mean over pixels if True, else half the sum
-        "likelihood_weighting": False,  # weight the loss by g(t)^2
-        "noise_levels": "uniform",  # "uniform" in t (as published), or "lognormal_mix" of the two keys below
+        "weighting": "eps",  # of the squared error: "eps" (as published), "likelihood" (g(t)^2 on the score) or "edm"
+        "noise_levels": "uniform",  # "uniform" in t (as published), or "lognormal_mix" of the three keys below
         "lognormal_mean": -1.2,  # of log sigma
         "lognormal_std": 1.2,  # of log sigma
         "lognormal_share": 0.5,  # part of the batch whose noise is log-normal; the rest is uniform in t

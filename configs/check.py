@@ -1,0 +1,66 @@
+"""Checks of a whole config that no single builder can make, before anything is compiled."""
+
+from ml_collections import ConfigDict
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ValueError when the network of `config.model` cannot run on images of `config.data.image_size`.
+
+    Names (of networks, solvers, modes) are checked where they meet their choices. A network of one's own
+    (`config.model.factory`) is not judged.
+    """
+    if config.model.factory:
+        return
+    _check_image_size(config)
+    for width, where in _normalised_widths(config):
+        _check_width(config, width, where)
+
+
+def _check_image_size(config: ConfigDict) -> None:
+    size = config.data.image_size
+    # NCSNv2 halves the image once and dilates its convolutions from there on.
+    halvings = 1 if config.model.name.startswith("ncsnv2") else len(config.model.ch_mult) - 1
+    if size < 1 or size % 2**halvings:
+        raise ValueError(
+            f"config.data.image_size={size} cannot be halved {halvings} times: it must be a multiple of {2**halvings}. "
+            f"Change it, or the number of levels (config.model.ch_mult has {len(config.model.ch_mult)})."
+        )
+
+
+def _check_width(config: ConfigDict, width: int, where: str) -> None:
+    if config.model.name == "ddpm":
+        groups, rule = 32, "32"
+    else:
+        groups, rule = min(width // 4, 32), "min(C//4, 32)"
+    if groups < 1 or width % groups:
+        raise ValueError(
+            f"config.model.nf={config.model.nf} with config.model.ch_mult={tuple(config.model.ch_mult)} puts {width} "
+            f"channels into a group normalisation ({where}), but widths must be divisible by {rule}. Choose "
+            "another nf; multiples of 32 always fit."
+        )
+
+
+def _normalised_widths(config: ConfigDict) -> list[tuple[int, str]]:
+    """Channels C of every group normalisation of the U-Net and where it stands, in the order of the network."""
+    model = config.model
+    if model.name not in ("ncsnpp", "ddpm"):
+        return []
+    joins_by_cat = (
+        model.name == "ncsnpp" and model.progressive_input == "input_skip" and model.progressive_combine == "cat"
+    )
+    levels = list(enumerate(model.nf * multiplier for multiplier in model.ch_mult))
+    width, skips, widths = model.nf, [model.nf], []
+    for level, out in levels:
+        for _ in range(model.num_res_blocks):
+            widths += [(width, f"level {level}, down"), (out, f"level {level}, down")]
+            width = out
+            skips.append(width)
+        if level < len(levels) - 1:
+            width *= 2 if joins_by_cat else 1
+            skips.append(width)
+    widths.append((width, "middle"))
+    for level, out in reversed(levels):
+        for _ in range(model.num_res_blocks + 1):
+            widths += [(width + skips.pop(), f"level {level}, up, with its skip"), (out, f"level {level}, up")]
+            width = out
+    return widths

@@ -1,0 +1,12 @@
+"""NCSN++ on CelebA-HQ faces, 1024 px, VE, continuous.
+
+python main.py --config configs/ve/celebahq_ncsnpp_continuous.py --workdir W
+"""
+
+from ml_collections import ConfigDict
+
+from configs import families, methods
+
+
+def get_config(method: str = "") -> ConfigDict:
+    return methods.apply(families.ve_1024(), method)

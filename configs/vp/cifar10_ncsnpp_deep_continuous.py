@@ -1,0 +1,14 @@
+"""NCSN++ on CIFAR-10, VP, continuous, twice as deep.
+
+python main.py --config configs/vp/cifar10_ncsnpp_deep_continuous.py --workdir W
+"""
+
+from ml_collections import ConfigDict
+
+from configs import families, methods
+
+
+def get_config(method: str = "") -> ConfigDict:
+    config = families.vp_cifar10_ncsnpp("vpsde", num_res_blocks=8)
+    config.training.num_steps = 950_001
+    return methods.apply(config, method)

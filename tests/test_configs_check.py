@@ -1,0 +1,74 @@
+"""Networks that cannot run are refused before anything is compiled, and only those."""
+
+import pytest
+
+from configs import base, check
+from models import create_network, param_shapes
+
+
+def config(**model):
+    edited = base.get_config()
+    size = model.pop("image_size", 32)
+    edited.model.update(nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=())
+    edited.model.update(model)
+    edited.data.image_size = size
+    return edited
+
+
+def network_runs(config) -> bool:
+    try:
+        network = create_network(config.model.name, config.model, centered=False, discrete_sigmas=(1.0,))
+        param_shapes(network, (config.data.image_size, config.data.image_size, 3))
+    except Exception:
+        return False
+    return True
+
+
+CASES = [
+    config(),
+    config(nf=48),  # 48 and 96 fit; 96 + 48 with its skip does not
+    config(nf=48, ch_mult=(1, 1)),
+    config(nf=10),
+    config(nf=8, ch_mult=(1, 2, 16)),  # 128 + 8
+    config(nf=64, ch_mult=(1, 2), progressive_input="input_skip", progressive_combine="cat"),
+    config(nf=52, ch_mult=(1, 1), num_res_blocks=2),
+    config(nf=2),
+    config(nf=44, ch_mult=(1, 1), progressive_input="input_skip", progressive_combine="cat"),
+    config(nf=40, ch_mult=(1, 1)),
+    config(nf=40, ch_mult=(1, 1), progressive_input="input_skip", progressive_combine="cat"),
+    config(name="ddpm"),
+    config(name="ddpm", nf=48),
+    config(name="ddpm", nf=96),
+    config(image_size=33),
+    config(image_size=12, ch_mult=(1, 1, 1, 1)),
+    config(image_size=24, ch_mult=(1, 1, 1, 1)),
+    config(name="ncsnv2_64", nf=6, image_size=34),
+]
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c.model.name}-{c.model.nf}-{c.model.ch_mult}-{c.data.image_size}"
+)
+def test_the_check_agrees_with_the_network_itself(case):
+    try:
+        check.validate(case)
+        accepted = True
+    except ValueError:
+        accepted = False
+    assert accepted == network_runs(case)
+
+
+def test_a_width_that_cannot_be_grouped_names_key_width_and_rule():
+    with pytest.raises(ValueError, match=r"model\.nf=48 .*ch_mult=\(1, 2\) puts 144 .*divisible by min\(C//4, 32\)"):
+        check.validate(config(nf=48))
+    with pytest.raises(ValueError, match=r"model\.nf=48 .*puts 48 .*divisible by 32"):
+        check.validate(config(nf=48, name="ddpm"))
+
+
+def test_an_image_that_cannot_be_halved_names_the_multiple():
+    with pytest.raises(ValueError, match=r"data\.image_size=36 cannot be halved 3 times.*multiple of 8.*has 4"):
+        check.validate(config(image_size=36, ch_mult=(1, 2, 2, 2)))
+
+
+def test_ones_own_network_is_not_judged():
+    check.validate(config(nf=7, image_size=33, factory="my_net.py:make_model"))
