@@ -153,10 +153,10 @@ def prefetch(batches: Batches, start_step: int = 0, depth: int = 2) -> Iterator[
 
     Endless: close it (or drop the last reference) to stop the thread.
     """
-    ready: queue.Queue[tuple[dict[str, np.ndarray] | None, BaseException | None]] = queue.Queue(depth)
+    ready: queue.Queue[dict[str, np.ndarray] | BaseException] = queue.Queue(depth)
     stop = threading.Event()
 
-    def offer(item) -> None:
+    def offer(item: dict[str, np.ndarray] | BaseException) -> None:
         while not stop.is_set():
             try:
                 return ready.put(item, timeout=0.1)
@@ -168,17 +168,17 @@ def prefetch(batches: Batches, start_step: int = 0, depth: int = 2) -> Iterator[
             if stop.is_set():
                 return
             try:
-                offer((batches.batch(step), None))
+                offer(batches.batch(step))
             except BaseException as error:  # handed to the consumer, who can report it
-                return offer((None, error))
+                return offer(error)
 
     threading.Thread(target=work, daemon=True, name="prefetch").start()
     try:
         while True:
-            batch, error = ready.get()
-            if error is not None:
-                raise error
-            yield batch
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
     finally:
         stop.set()
 

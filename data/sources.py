@@ -40,12 +40,11 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
     Raises ValueError naming the image when it is not one, or is cut off or corrupt.
     """
     try:
-        with Pillow.open(io.BytesIO(content)) as image:
-            image = ImageOps.exif_transpose(image)
+        with Pillow.open(io.BytesIO(content)) as stored:
+            image = ImageOps.exif_transpose(stored)
             if image.mode.startswith("I;16"):
                 return (np.asarray(image) >> 8).astype(np.uint8)[..., None]
-            image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-            pixels = np.asarray(image)
+            pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
         raise ValueError(f"{name} cannot be read as an image ({error}). Repair or remove it.") from error
     return pixels if pixels.ndim == 3 else pixels[..., None]

@@ -1,14 +1,16 @@
 """Preconditioners M of Langevin and reverse-diffusion steps, made from masks; and skew operators S, by name."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
 from precond.base import Identity, Preconditioner
 from precond.diagonal import diagonal, even_part
 from precond.fourier import FourierPreconditioner, FrequencyPreconditioner, SpacePreconditioner
-from precond.skew import ChannelRotation, Commutator, Sandwich, Shift, Skewed, hilbert
+from precond.skew import ChannelRotation, Commutator, Sandwich, Shift, Skewed, SkewOperator, hilbert
 
-SKEW_OPERATORS = {
+SKEW_OPERATORS: dict[str, Callable[[Preconditioner, int, int], SkewOperator]] = {
     "shift_x": lambda m, h, w: Shift(2),
     "shift_y": lambda m, h, w: Shift(1),
     "channel": lambda m, h, w: ChannelRotation(),

@@ -11,8 +11,7 @@ Every operator is a callable pytree on images [b, h, w, c], real to real; bounda
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,13 @@ from jaxtyping import Array, Float
 from array_types import Image, PerImage, Scalar
 from precond.base import Coefficient, Preconditioner, Prepared, per_image
 
-SkewOperator = Callable[[Image], Image]
 HalfPlane = Float[Array, "h k d"]  # k = w // 2 + 1; d = c, or 1 for all channels alike
+
+
+class SkewOperator(Protocol):
+    """A linear map with <u, S v> = -<S u, v>."""
+
+    def __call__(self, x: Image, /) -> Image: ...
 
 
 @jax.tree_util.register_static
