@@ -70,7 +70,8 @@ def _check_scales(name: str, num_scales: int) -> None:
 def _check_levels(n: int, num_scales: int) -> None:
     if n < 2:
         raise ValueError(
-            f"{n} noise levels: a sampler needs at least 2. Lower --speed_up to at most num_scales/2 = {num_scales / 2:g}."
+            f"{n} noise levels: a sampler needs at least 2. Lower --speed_up to at most "
+            f"num_scales/2 = {num_scales / 2:g}."
         )
 
 
@@ -152,7 +153,7 @@ class VESDE:
 
 
 class _LinearBeta:
-    """What VP and sub-VP share: beta(t) = beta_min + t (beta_max - beta_min) and alpha(t) = exp(-1/2 integral of beta)."""
+    """What VP and sub-VP share: beta(t) = beta_min + t (beta_max - beta_min), alpha(t) = exp(-1/2 integral of beta)."""
 
     beta_min: float
     beta_max: float
@@ -195,9 +196,9 @@ class _LinearBeta:
         _check_levels(n, self.num_scales)
         if n < self.beta_max:
             raise ValueError(
-                f"{n} noise levels make beta = {self.beta_max / n:.2f} > 1 at the first step, which has no meaning. Lower "
-                f"--speed_up so that num_scales/speed_up >= {self.beta_max:g} (num_scales is {self.num_scales}), or leave "
-                "--config.sampling.pds_mode=paper."
+                f"{n} noise levels make beta = {self.beta_max / n:.2f} > 1 at the first step, which has no meaning. "
+                f"Lower --speed_up so that num_scales/speed_up >= {self.beta_max:g} (num_scales is {self.num_scales}), "
+                "or leave --config.sampling.pds_mode=paper."
             )
 
 

@@ -1,9 +1,9 @@
 """The grid, the result, and the one loop that every sampler runs in.
 
-A sampler is a pure function `step(operands, state, row) -> (state, record)`, a state (a NamedTuple of arrays) and rows: a
-NamedTuple of arrays whose leading axis runs over the steps, made in float64 NumPy before anything is compiled. The loop is
-a `lax.scan` over chunks of a fixed length, so that the number of steps enters no compiled shape, progress can be shown and
-a run can stop between chunks. The last chunk is padded and padded steps are skipped, not computed.
+A sampler is a pure function `step(operands, state, row) -> (state, record)`, a state (a NamedTuple of arrays) and rows:
+a NamedTuple of arrays whose leading axis runs over the steps, made in float64 NumPy before anything is compiled. The
+loop is a `lax.scan` over chunks of a fixed length, so that the number of steps enters no compiled shape, progress can
+be shown and a run can stop between chunks. The last chunk is padded and padded steps are skipped, not computed.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Table
+from array_types import Image, Keys, Table
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
@@ -41,6 +41,17 @@ class SampleResult(NamedTuple):
     gradient_calls: int = 0  # guidance gradients an image
     trajectory: Image | None = None  # states after each step, [n, b, h, w, c]
     denoised: Image | None = None  # x0 estimates of each step, [n, b, h, w, c]
+
+
+class Sampler(NamedTuple):
+    """A sampler ready to run: what `iterate_chunks` needs, how to begin and how to read the result."""
+
+    step: Step
+    rows: Any
+    begin: Callable[[Keys], tuple[Any, Any]]  # the keys of the images, [b] -> (operands, state); may be called in jit
+    image: Callable[[Any], Image]  # final state -> images in the model's data range
+    nfe: int
+    gradient_calls: int = 0
 
 
 def _floating(leaf) -> bool:
@@ -96,9 +107,9 @@ def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int)
 def integrate(step: Step, operands: Any, state: Any, rows: Any, chunk: int | None = None) -> tuple[Any, Any]:
     """`iterate_chunks` to the end: the final state and the records of all steps, stacked."""
     count = len(jax.tree.leaves(rows)[0])
-    state = jax.tree.map(jnp.copy, state)  # the caller's state must survive the donation
+    start = jax.tree.map(jnp.copy, state)  # the caller's state must survive the donation
     parts = []
-    for state, records, _ in iterate_chunks(step, operands, state, rows, chunk or count):
+    for state, records, _ in iterate_chunks(step, operands, start, rows, chunk or count):  # noqa: B007
         parts.append(records)
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 

@@ -1,0 +1,55 @@
+"""Score networks and the one place where an architecture's name becomes a network."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.ddpm import DDPM
+from models.layers import Downsample, Upsample
+from models.ncsnpp import NCSNpp
+from models.ncsnv2 import NCSNv2
+
+NETWORKS = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2_64": NCSNv2}
+
+
+def create_network(name: str, settings: Mapping[str, Any], **extra) -> nn.Module:
+    """The network `name` with the entries of `settings` that it has (config.model), and `extra` ones that win.
+
+    Raises ValueError for an unknown name or a value the network refuses.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"config.model.name={name!r} is unknown; choose one of {sorted(NETWORKS)}.")
+    accepted = set(inspect.signature(NETWORKS[name]).parameters) - {"parent", "name"}
+    values = {key: value for key, value in {**settings, **extra}.items() if key in accepted}
+    # Lists come from configs and JSON; modules must be hashable.
+    return NETWORKS[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def module_order(network: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
+    """Names of the network's top-level modules in the order they are called, as PyTorch's `all_modules` numbers them.
+
+    Parameter-free modules hold a number too, except the resampling of image pyramids.
+    """
+    order: list[str] = []
+
+    def record(next_call, args, kwargs, context):
+        module = context.module
+        is_pyramid = isinstance(module, Upsample | Downsample) and module.pyramid
+        if len(module.path) == 1 and context.method_name == "__call__" and not is_pyramid:
+            order.append(module.name)
+        return next_call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        param_shapes(network, image_shape)
+    return order
+
+
+def param_shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> dict:
+    """The parameter tree the network expects, as ShapeDtypeStructs; nothing is computed."""
+    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]

@@ -1,0 +1,116 @@
+"""From a network to a score: what it is told, what it predicts, and the conversions samplers need.
+
+Samplers see a `Denoiser` only: `score(x, t)` in the process's own coordinates for stochastic methods, and
+`denoise(y, s)` in the variance-exploding view y = x/alpha, s = sigma/alpha for deterministic ones.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import sde_lib
+from array_types import Image
+from sde_lib import GaussianSDE
+
+TOLD = ("sigma", "log_sigma", "t", "999t", "level", "fractional_level")
+
+
+def level_table(sde: GaussianSDE) -> np.ndarray:
+    """Marginal std at each training level of a discrete model, in the order of its integer labels, float64.
+
+    VE labels count from the largest sigma down; VP labels count the steps of DDPM's chain upwards.
+    """
+    if isinstance(sde, sde_lib.VESDE):
+        return sde.discrete_sigmas()[::-1].copy()
+    if isinstance(sde, sde_lib.VPSDE):
+        return np.sqrt(1 - np.cumprod(1 - sde.discrete_betas()))
+    raise ValueError(
+        f"{type(sde).__name__} has no table of training levels; only VE and VP models were trained on discrete levels. "
+        "Set config.model.continuous=True."
+    )
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params",),
+    meta_fields=("network", "sde", "predicts", "told"),
+)
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A network with its parameters, process and conventions; a pytree whose leaves are the parameters.
+
+    Attributes:
+      params: the network's parameters.
+      network: `(params, x, labels) -> output`, x [b, h, w, c] in the data range, labels [b].
+      sde: the forward process.
+      predicts: what the output is: "score", "eps", "x0" or "v".
+      told: what the labels are: "sigma", "log_sigma" (of the noise scale), "t", "999t", "level" (an integer) or
+        "fractional_level" (t (num_scales - 1), as score_sde tells discrete VP models).
+    """
+
+    params: Any
+    network: Callable[[Any, Image, jax.Array], Image]
+    sde: GaussianSDE
+    predicts: str = "score"
+    told: str = "sigma"
+
+    def labels(self, t: jax.Array) -> jax.Array:
+        """What the network is told at SDE times t [b]."""
+        levels = self.sde.num_scales - 1
+        if self.told == "sigma":
+            return self.sde.noise_scale(t)
+        if self.told == "log_sigma":
+            return jnp.log(self.sde.noise_scale(t))
+        if self.told == "t":
+            return t
+        if self.told == "999t":
+            return 999 * t
+        if self.told == "level":
+            return jnp.round((1 - t) * levels)
+        if self.told == "fractional_level":
+            return t * levels
+        raise ValueError(f"told={self.told!r} is unknown; choose one of {TOLD}.")
+
+    def std(self, t: jax.Array) -> jax.Array:
+        """Marginal std at t [b] as the model was trained: discrete VP models have their chain's own table."""
+        if self.told == "fractional_level":
+            return jnp.asarray(level_table(self.sde), t.dtype)[self.labels(t).astype(jnp.int32)]
+        return self.sde.sigma(t)
+
+    def score(self, x: Image, t: jax.Array) -> Image:
+        """grad log p_t(x) for x [b, h, w, c] at SDE times t [b]; 1 network call."""
+        output = self.network(self.params, x, self.labels(t))
+        if self.predicts == "score":
+            return output
+        if self.predicts == "eps":
+            return -output / self.std(t)[:, None, None, None]
+        alpha, sigma = (value(t)[:, None, None, None] for value in (self.sde.alpha, self.sde.sigma))
+        _, eps = sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)
+        return -eps / sigma
+
+    def denoise(self, y: Image, s: jax.Array) -> Image:
+        """E[x0 | y] for y = x0 + s eps, [b, h, w, c]; s is a scalar or [b]. 1 network call."""
+        s = jnp.broadcast_to(s, y.shape[:1])
+        t = self.sde.time(s)
+        alpha, sigma = (value(t)[:, None, None, None] for value in (self.sde.alpha, self.sde.sigma))
+        x = alpha * y
+        output = self.network(self.params, x, self.labels(t))
+        return sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)[0]
+
+    def __call__(self, y: Image, s: jax.Array) -> Image:
+        """`denoise`: the face the deterministic engine calls."""
+        return self.denoise(y, s)
+
+
+def conventions(sde: GaussianSDE, continuous: bool) -> tuple[str, str]:
+    """(predicts, told) of score_sde's models: what each training convention feeds the network and reads from it."""
+    if isinstance(sde, sde_lib.VESDE):
+        return "score", "sigma" if continuous else "level"
+    if continuous or not isinstance(sde, sde_lib.VPSDE):
+        return "eps", "999t"
+    return "eps", "fractional_level"

@@ -1,0 +1,183 @@
+"""The only training loop: batches in, updates out, everything a function of (seed, step).
+
+A method supplies `loss_fn(params, batch, keys) -> [b]`, one loss an image with one key an image; the loop takes
+gradients by microbatches, clips, steps, averages, saves and logs. A run that is killed resumes from its last saved
+state and goes on bit for bit as if it had not been.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from array_types import Keys, PerImage
+from training.state import TrainState, load_state, save_state
+
+LossFn = Callable[[Any, dict[str, jax.Array], Keys], PerImage]
+LOG_FILE = "train_log.jsonl"
+
+
+class BatchSource(Protocol):
+    """Batch number `step`, a function of nothing else (`data.pipeline.Batches`)."""
+
+    def batch(self, step: int) -> dict[str, np.ndarray]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """config.training and config.optim, as far as the loop is concerned."""
+
+    num_steps: int
+    batch_size: int
+    microbatch: int = 0
+    ema_rate: float = 0.999
+    log_every: int = 50
+    sample_every: int = 10_000
+    checkpoint_every: int = 10_000
+
+    def __post_init__(self):
+        if self.microbatch and self.batch_size % self.microbatch:
+            raise ValueError(
+                f"config.training.batch_size={self.batch_size} is not a multiple of "
+                f"config.training.microbatch={self.microbatch}; choose one that divides it."
+            )
+
+    @property
+    def calls(self) -> int:
+        """Gradient calls an update."""
+        return self.batch_size // self.microbatch if self.microbatch else 1
+
+
+def create_optimizer(
+    lr: float,
+    beta1: float,
+    eps: float,
+    warmup: int,
+    grad_clip: float,
+    weight_decay: float,
+    schedule: str,
+    num_steps: int,
+) -> optax.GradientTransformation:
+    """Adam with linear warm-up and global-norm clipping, as score_sde trains; "cosine" decays to 0 at num_steps."""
+    if schedule not in ("constant", "cosine"):
+        raise ValueError(f"config.optim.schedule={schedule!r} is unknown; choose 'constant' or 'cosine'.")
+    after = optax.constant_schedule(lr)
+    if schedule == "cosine":
+        after = optax.cosine_decay_schedule(lr, max(num_steps - warmup, 1))
+    # The first update already moves: step n of the warm-up uses lr (n + 1) / warmup.
+    ramp = optax.linear_schedule(lr / max(warmup, 1), lr, max(warmup - 1, 1))
+    rate = optax.join_schedules([ramp, after], [warmup]) if warmup else after
+    parts = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
+    parts += [optax.scale_by_adam(b1=beta1, eps=eps)]
+    parts += [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+
+
+def ema_decay(step: jax.Array, rate: float) -> jax.Array:
+    """Decay at update `step` (from 1): min(rate, (1 + n)/(10 + n)), so that early averages forget the start."""
+    return jnp.minimum(rate, (1 + step) / (10 + step))
+
+
+@functools.partial(jax.jit, static_argnames=("loss_fn", "count"), donate_argnames=("total",))
+def _accumulate(loss_fn: LossFn, count: int, params, total, batch, key: jax.Array, first: jax.Array):
+    """Adds this microbatch's share of the batch-mean loss and gradient to `total` = (loss, gradients)."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(size))
+
+    def mean_loss(params):
+        return loss_fn(params, batch, keys).sum() / count
+
+    return jax.tree.map(jnp.add, total, jax.value_and_grad(mean_loss)(params))
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "rate"), donate_argnames=("state",))
+def _update(optimizer: optax.GradientTransformation, rate: float, state: TrainState, gradients):
+    """One optimiser step and one step of the running average; also the gradient's global norm before clipping."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    decay = ema_decay(step, rate) if rate else 0.0
+    ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
+    return TrainState(step, params, ema_params, opt_state), optax.global_norm(gradients)
+
+
+def update_step(
+    loss_fn: LossFn, optimizer, settings: LoopSettings, state: TrainState, batch: dict, key: jax.Array, sharding=None
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """One update from one batch: (state, loss, gradient norm). `key` is the run's; it is folded with the step.
+
+    Microbatches are one jitted call each: a loop over them inside one program would run convolution gradients inside a
+    `while`, which XLA's CPU backend does 20 times slower.
+    """
+    key = jax.random.fold_in(key, state.step)
+    total = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+    size = settings.batch_size // settings.calls
+    for call in range(settings.calls):
+        part = {name: value[call * size : (call + 1) * size] for name, value in batch.items()}
+        part = jax.device_put(part, sharding) if sharding is not None else part
+        total = _accumulate(loss_fn, settings.batch_size, state.params, total, part, key, jnp.int32(call * size))
+    loss, gradients = total
+    state, norm = _update(optimizer, settings.ema_rate, state, gradients)
+    return state, loss, norm
+
+
+def train(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    settings: LoopSettings,
+    state: TrainState,
+    batches: BatchSource,
+    seed: int,
+    folder: Path,
+    on_sample: Callable[[TrainState], None] | None = None,
+    on_progress: Callable[[int, float], None] | None = None,
+) -> TrainState:
+    """Trains from the state saved in `folder` if there is one, else from `state`, up to `settings.num_steps` updates.
+
+    Writes `train_state.msgpack` and one JSON line every `log_every` updates. `on_sample` is called every `sample_every`
+    updates, `on_progress(step, loss)` at each log line. Raises FloatingPointError at a loss that is not finite; the
+    last saved state is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    per_call = settings.batch_size // settings.calls
+    splits = per_call % jax.device_count() == 0
+    sharding = NamedSharding(mesh, PartitionSpec("data" if splits else None))
+    state = load_state(folder, state) or state
+    # Committed to its sharding before the first call, or the first step compiles twice.
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    key = jax.device_put(jax.random.key(seed), NamedSharding(mesh, PartitionSpec()))
+    losses, norms, started = [], [], time.perf_counter()
+    for step in range(int(state.step), settings.num_steps):
+        state, loss, norm = update_step(loss_fn, optimizer, settings, state, batches.batch(step), key, sharding)
+        losses.append(loss)
+        norms.append(norm)
+        done = step + 1
+        if done % settings.log_every == 0 or done == settings.num_steps:
+            mean = float(np.mean([float(value) for value in losses]))
+            if not np.isfinite(mean):
+                raise FloatingPointError(
+                    f"The loss is {mean} at update {done}; the state of the last checkpoint in {folder} is kept. "
+                    "Lower --config.optim.lr or set --config.optim.grad_clip."
+                )
+            seconds = (time.perf_counter() - started) / len(losses)
+            line = {"step": done, "loss": mean, "grad_norm": float(np.mean([float(n) for n in norms]))}
+            with (folder / LOG_FILE).open("a") as file:
+                file.write(json.dumps(line | {"seconds_per_step": round(seconds, 4)}) + "\n")
+            if on_progress:
+                on_progress(done, mean)
+            losses, norms, started = [], [], time.perf_counter()
+        if done % settings.checkpoint_every == 0 or done == settings.num_steps:
+            save_state(folder, state)
+        if on_sample and (done % settings.sample_every == 0 or done == settings.num_steps):
+            on_sample(state)
+    return state
