@@ -101,6 +101,13 @@ def test_the_hilbert_transform_turns_a_cosine_into_minus_its_sine():
     np.testing.assert_allclose(hilbert(1, 9, 4)(jnp.swapaxes(x, 1, 2)), expected.swapaxes(1, 2), atol=1e-13)
 
 
+def test_the_hilbert_transform_drops_the_frequencies_that_have_no_direction():
+    stripes = jnp.asarray((-1.0) ** np.arange(4)[:, None] * np.cos(2 * np.pi * np.arange(6) / 6))[None, :, :, None]
+    for x in (stripes, jnp.ones((1, 4, 6, 1))):
+        np.testing.assert_allclose(hilbert(1, 4, 6)(x), 0, atol=1e-14)
+        np.testing.assert_allclose(hilbert(2, 6, 4)(jnp.swapaxes(x, 1, 2)), 0, atol=1e-14)
+
+
 def test_the_channel_rotation_is_the_cross_product_with_the_grey_axis():
     x = np.random.default_rng(0).normal(size=(2, 3, 3, 3))
     np.testing.assert_allclose(ChannelRotation()(jnp.asarray(x)), np.cross(np.ones(3) / np.sqrt(3), x), atol=1e-14)
