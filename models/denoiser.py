@@ -107,10 +107,8 @@ class Denoiser:
         return self.denoise(y, s)
 
 
-def conventions(sde: GaussianSDE, continuous: bool) -> tuple[str, str]:
-    """(predicts, told) of score_sde's models: what each training convention feeds the network and reads from it."""
+def told(sde: GaussianSDE, continuous: bool) -> str:
+    """What score_sde's training conventions tell a network of the noise level."""
     if isinstance(sde, sde_lib.VESDE):
-        return "score", "sigma" if continuous else "level"
-    if continuous or not isinstance(sde, sde_lib.VPSDE):
-        return "eps", "999t"
-    return "eps", "fractional_level"
+        return "sigma" if continuous else "level"
+    return "999t" if continuous or not isinstance(sde, sde_lib.VPSDE) else "fractional_level"
