@@ -237,6 +237,14 @@ def test_clean_removes_caches_and_the_environment_but_no_results(run, tmp_path):
     assert not (tmp_path / "a" / "__pycache__").exists()
 
 
+def test_doctor_fits_one_screen_and_misses_no_package(run):
+    inside = [sys.executable, "-c", run.INSIDE, *run.PACKAGES]
+    done = subprocess.run(inside, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "MISSING" not in done.stdout and "devices " in done.stdout
+    assert len(done.stdout.splitlines()) < 12
+
+
 # The locks.
 
 ACCELERATORS = ("cpu", "cuda", "cuda12", "tpu")
