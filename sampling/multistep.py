@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Scalar
-from sampling.base import TimeGrid
+from array_types import Image
+from sampling import denoising
+from sampling.base import Sampler, TimeGrid
 from sampling.coefficients import (
     Array,
     array_module,
@@ -39,10 +40,8 @@ from sampling.coefficients import (
     rising_and_falling_orders,
     rising_orders,
 )
+from sampling.denoising import Denoiser
 from sde_lib import VPSDE
-
-# (y, s) -> x0 estimate in the model's data range, s shared by the batch; a pytree with __call__, parameters as leaves.
-Denoiser = Callable[[Image, Scalar], Image]
 
 HISTORY = 4  # values kept, in every table: enough for order 4 and for UniPC-3's corrector
 
@@ -359,3 +358,10 @@ def table(solver: str, grid: TimeGrid, input_scale: Array | None = None, **setti
         raise ValueError(f"config.sampling.method={solver!r} is no multistep solver; choose one of {sorted(SOLVERS)}.")
     rows = SOLVERS[solver](grid, **settings)
     return rows if input_scale is None else rows._replace(input_scale=input_scale)
+
+
+def create(
+    rows: Coefficients, denoiser: Denoiser, shape: tuple[int, int, int], prior_scale: float, record: bool = False
+) -> Sampler:
+    """The sampler of a table, for images of `shape` (h, w, c); N NFE. See `denoising.create`."""
+    return denoising.create(step, init, lambda keys: denoiser, rows, len(rows.scale), shape, prior_scale, record)
