@@ -3,21 +3,36 @@
 import zipfile
 from pathlib import Path
 
+from data import tfds_records, tfrecords
 from data.sources import NpzImages, Source, open_folder, open_zip
 
 
-def create_source(path: str | Path) -> Source:
-    """The images at `path`: a folder of images, a zip of images, or an .npz of uint8 arrays, told by content.
+def create_source(path: str | Path, split: str = "") -> Source:
+    """The images at `path` (`config.data.source`), told by content:
 
-    Raises FileNotFoundError if nothing is there and ValueError if it holds no images; both name `config.data.source`.
+    a folder or zip of images (class folders or dataset.json give labels), an .npz of uint8 arrays, TFRecord files of
+    uint8 images, a folder prepared by TensorFlow Datasets as array_record, or `tfds:name` for one of those by name.
+
+    `split` selects a split of the last two ("" is "train"); the others have none.
+    Raises FileNotFoundError if nothing is there and ValueError if it holds no images or has no such split.
     """
+    if str(path).startswith(tfds_records.PREFIX):
+        path = tfds_records.locate(str(path))
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}: set config.data.source to a folder, zip or npz of images.")
+    prepared = tfds_records.version_folder(path) if path.is_dir() else None
+    if prepared:
+        return tfds_records.TfdsRecords(prepared, split or "train")
+    if split:
+        raise ValueError(f"config.data.split={split!r}: {path} has no splits; give each split its own path.")
     if path.is_dir():
-        return open_folder(path)
-    if path.suffix == ".npz":
-        return NpzImages(path)
+        has_records = any(file.is_file() and "tfrecord" in file.name for file in path.iterdir())
+        return tfrecords.open_tfrecords(path) if has_records else open_folder(path)
     if zipfile.is_zipfile(path):
-        return open_zip(path)
-    raise ValueError(f"{path} is neither a folder, a zip nor an npz of images; set config.data.source to one of these.")
+        return NpzImages(path) if path.suffix == ".npz" else open_zip(path)
+    if tfrecords.is_tfrecord(path):
+        return tfrecords.open_tfrecords(path)
+    raise ValueError(
+        f"{path} is no folder, zip, npz or TFRecord file of images; set config.data.source to one of these."
+    )

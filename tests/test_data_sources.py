@@ -164,5 +164,5 @@ def test_what_is_not_a_data_set_is_refused_with_the_setting_to_change(tmp_path):
     (tmp_path / "notes" / "todo.txt").write_text("x")
     with pytest.raises(ValueError, match=r"1 other files, such as todo.txt"):
         data.create_source(tmp_path / "notes")
-    with pytest.raises(ValueError, match=r"todo.txt is neither a folder"):
+    with pytest.raises(ValueError, match=r"todo.txt is no folder, zip, npz or TFRecord file"):
         data.create_source(tmp_path / "notes" / "todo.txt")
