@@ -223,6 +223,8 @@ def test_unipc_corrector_gains_one_order(order, variant):
         ("ipndm_v", {"order": 4}, 2),
         ("deis", {"order": 2}, 2),
         ("deis", {"order": 4}, 2),
+        ("ghvb", {"order": 0.5}, 1),
+        ("ghvb", {"order": 1.5}, 2),
         ("ghvb", {"order": 2.0}, 2),
         ("dpmpp", {"order": 2}, 2),
         ("dpmpp", {"order": 3}, 2),
@@ -252,6 +254,16 @@ def test_ghvb_follows_its_published_recursion():
         state += (s[n + 1] - s[n]) * np.dot(mix, velocities[:k]) / (12 * b)
     rows = multistep.ghvb(grid_of(s), 2.4)
     np.testing.assert_allclose(run(rows, DATA, np.full((1, 1, 1, 1), y)).item(), state, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", [0.5, 1.5, 2.4, 3.6])
+def test_ghvb_is_exact_for_polynomial_eps_once_its_velocity_has_settled(order):
+    grid, highest = grid_of(np.linspace(3.0, 1.0, 81)), int(np.ceil(order))
+    rows = multistep.ghvb(grid, order)
+    for degree in range(highest + 1):
+        p = degree + 1
+        error = defects(rows, grid, lambda s, p=p: s**p / p, lambda s, p=p: s**p / p - s * s ** (p - 1))[-1]
+        assert (abs(error) < 1e-13) == (degree < highest), f"degree {degree}: {error}"
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
