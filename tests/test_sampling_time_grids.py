@@ -140,15 +140,17 @@ def test_a_grid_to_zero_makes_exactly_the_network_calls_asked_for(name, steps):
 # --- GITS ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cheapest_path_beats_every_other_by_brute_force():
+@pytest.mark.parametrize("growth", [1.15, 3.0])
+def test_the_cheapest_path_beats_every_other_by_brute_force(growth):
     rng = np.random.default_rng(0)
-    costs = np.where(np.triu(np.ones((8, 8)), 1) > 0, rng.uniform(size=(8, 8)), np.inf)
-    for n in (1, 2, 3, 7):
-        best = min(
-            ([0, *inner, 7] for inner in itertools.combinations(range(1, 7), n - 1)),
-            key=lambda path: sum(1.15**k * costs[i, j] for k, (i, j) in enumerate(itertools.pairwise(path))),
-        )
-        assert time_grids.cheapest_path(costs, n).tolist() == best
+    for n in (1, 2, 3, 4, 7):
+        for _ in range(10):
+            costs = np.where(np.triu(np.ones((8, 8)), 1) > 0, rng.uniform(size=(8, 8)), np.inf)
+            best = min(
+                ([0, *inner, 7] for inner in itertools.combinations(range(1, 7), n - 1)),
+                key=lambda path: sum(growth**k * costs[i, j] for k, (i, j) in enumerate(itertools.pairwise(path))),  # noqa: B023
+            )
+            assert time_grids.cheapest_path(costs, n, growth).tolist() == best
 
 
 def test_jump_costs_are_the_errors_of_euler_steps_along_the_teacher():
