@@ -65,6 +65,12 @@ def test_the_network_is_told_the_scales_of_the_grid(solver):
     np.testing.assert_allclose(log.noise_scales, np.stack([told[:-1], second], axis=1).ravel(), rtol=1e-12)
 
 
+def test_heun_follows_constant_eps_exactly_whatever_the_network_is_told():
+    s, told, eps = np.array([4.0, 1.0, 0.25, 0.0]), np.array([4.4, 0.9, 0.3, 0.0]), 0.7
+    y = run("heun", TimeGrid(s, told), jax.tree_util.Partial(lambda y, s: y - s * eps), np.full((1, 1, 1, 1), 3.0))
+    np.testing.assert_allclose(y, 3.0 - 4.0 * eps, rtol=1e-12)
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_last_step_to_zero_returns_the_estimate(solver):
     s = np.array([5.0, 0.5, 0.0])
