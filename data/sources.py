@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from PIL import Image as Pillow
@@ -25,6 +25,7 @@ class Example(TypedDict):
     label: int
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set of images. `name` says where it came from, for messages and provenance."""
 

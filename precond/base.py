@@ -25,11 +25,12 @@ from array_types import Image, PerImage, Scalar
 Coefficient = float | Scalar | PerImage
 
 
-def per_image(coefficient: Coefficient, like: Image) -> jax.Array:
+def per_image(coefficient: Coefficient, like: jax.Array) -> jax.Array:
     """A number, or one number an image, shaped to multiply images (or their spectra) without widening their dtype."""
     return jnp.reshape(jnp.asarray(coefficient, jnp.finfo(like.dtype).dtype), (-1, 1, 1, 1))
 
 
+@runtime_checkable
 class Prepared(Protocol):
     """M M^T g and M z of one step, in whatever space they are cheapest."""
 

@@ -11,7 +11,7 @@ Every operator is a callable pytree on images [b, h, w, c], real to real; bounda
 
 import dataclasses
 import math
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from precond.base import Coefficient, Preconditioner, Prepared, per_image
 HalfPlane = Float[Array, "h k d"]  # k = w // 2 + 1; d = c, or 1 for all channels alike
 
 
+@runtime_checkable
 class SkewOperator(Protocol):
     """A linear map with <u, S v> = -<S u, v>."""
 

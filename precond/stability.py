@@ -14,7 +14,7 @@ that just undoes the variance inflation of large steps: `automatic_alpha`. Deriv
 correctors, which reduce all these errors, are left out.
 """
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from precond.skew import Skewed
 Mode = Literal["paper", "marginal", "corrector_only"]
 
 
+@runtime_checkable
 class Levels(Protocol):
     """The columns of `sde_lib.Levels` that matter here, in the order visited."""
 

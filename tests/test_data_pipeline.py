@@ -41,6 +41,12 @@ def test_an_integer_factor_gives_rounded_block_means_of_the_centre_crop():
             np.testing.assert_array_equal(small[row, column], np.rint(block.mean(axis=(0, 1))))
 
 
+def test_the_crop_is_central_along_either_side():
+    image = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 3), np.uint8)
+    assert list(pipeline.crop_and_resize(image, 4)[:, 0, 0]) == [3, 4, 5, 6]
+    assert list(pipeline.crop_and_resize(image.swapaxes(0, 1), 4)[0, :, 0]) == [3, 4, 5, 6]
+
+
 def test_other_factors_use_lanczos_as_pillow_does_on_the_whole_image():
     image = np.random.default_rng(1).integers(0, 256, (7, 7, 3), np.uint8)
     expected = Pillow.fromarray(image).resize((5, 5), Pillow.Resampling.LANCZOS)

@@ -11,7 +11,7 @@ GOLDENS = Path(__file__).parent / "goldens" / "pds"
 
 
 @pytest.mark.parametrize("name", ["masks_smooth_rgb8", "masks_gray16"])
-@pytest.mark.parametrize("alpha", [1.1, 2, 5, 20])
+@pytest.mark.parametrize("alpha", [1.1, 2.0, 5.0, 20.0])
 @pytest.mark.parametrize("which", ["freq", "space"])
 def test_diagonals_match_the_published_loader(name, alpha, which):
     golden = np.load(GOLDENS / f"{name}.npz")
@@ -19,7 +19,7 @@ def test_diagonals_match_the_published_loader(name, alpha, which):
     np.testing.assert_allclose(ours, golden[f"M_{which}_alpha{alpha:g}"][0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("alpha", [1.05, 2, 5])
+@pytest.mark.parametrize("alpha", [1.05, 2.0, 5.0])
 def test_the_strongest_entry_keeps_one_and_a_vanished_one_gets_the_largest_step(alpha):
     result = diagonal(np.array([0.0, 0.5, 2.0]), alpha, "mask")
     np.testing.assert_allclose(result[[2, 0]], [1, alpha / (alpha - 1)])
@@ -27,7 +27,7 @@ def test_the_strongest_entry_keeps_one_and_a_vanished_one_gets_the_largest_step(
 
 
 def test_alpha_one_is_the_inverse_of_the_relative_mask():
-    np.testing.assert_allclose(diagonal(np.array([0.5, 1.0, 2.0]), 1, "mask"), [4, 2, 1])
+    np.testing.assert_allclose(diagonal(np.array([0.5, 1.0, 2.0]), 1.0, "mask"), [4, 2, 1])
 
 
 @pytest.mark.parametrize("alpha", [0.9, -1.0, float("nan")])
@@ -38,7 +38,7 @@ def test_alpha_below_one_is_refused(alpha):
 
 def test_alpha_one_is_refused_where_a_mask_has_zeros():
     with pytest.raises(ValueError, match="--alpha=1 divides by f.npy, which has zeros"):
-        diagonal(np.array([0.0, 1.0]), 1, "f.npy")
+        diagonal(np.array([0.0, 1.0]), 1.0, "f.npy")
 
 
 @pytest.mark.parametrize("h, w", [(4, 6), (5, 7)])

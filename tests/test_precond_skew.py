@@ -54,7 +54,7 @@ NAMES = sorted(operators(4, 4))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("h, w", [(4, 6), (5, 7)])
+@pytest.mark.parametrize("h, w", [(5, 6), (4, 7)])
 def test_operators_are_skew_real_and_nonzero(name, h, w):
     skew = operators(h, w)[name]
     u, v = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, h, w, 3)))
@@ -77,7 +77,7 @@ def test_the_dense_matrix_plus_its_transpose_vanishes(name):
 
 def test_operators_match_the_independent_program():
     golden = np.load(GOLDENS / "precond_ops_public.npz")
-    alpha, v = float(golden["alpha"]), hwc(golden["v"])
+    alpha, v = float(golden["alpha"]), jnp.asarray(hwc(golden["v"]))
     freq = diagonal(even_part(hwc(golden["freq_mask_file"]), "f"), alpha, "f")
     space = diagonal(hwc(golden["space_mask_file"]), alpha, "s")
     m = FourierPreconditioner(jnp.asarray(freq), jnp.asarray(space))
@@ -115,8 +115,8 @@ def test_the_channel_rotation_is_the_cross_product_with_the_grey_axis():
 
 
 def test_a_skewed_step_adds_circulation_to_the_drift_and_leaves_norms_and_noise_alone():
-    m, skew = both_masks(4, 6), Shift(2)
-    g, z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 4, 6, 3)))
+    m, skew = both_masks(5, 6), Shift(2)
+    g, z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 5, 6, 3)))
     skewed = Skewed(m, skew, jnp.asarray(0.7))
     expected = 0.3 * (m.apply(g) + 0.7 * skew(g)) + 2 * m.apply_noise(z)
     np.testing.assert_allclose(skewed.update(g, z, 0.3, 2.0), expected, atol=1e-12)
@@ -146,9 +146,9 @@ def test_langevin_with_circulation_has_the_predicted_stationary_variance():
 
 @pytest.mark.parametrize("name", sorted(precond.SKEW_OPERATORS))
 def test_every_named_operator_is_skew_and_runs_as_an_operand_of_a_compiled_step(name):
-    m = jax.tree.map(jnp.float32, both_masks(4, 6))
-    skewed = precond.create_skew(name, m, 0.5, 4, 6)
-    g, z = jnp.float32(np.random.default_rng(0).normal(size=(2, 2, 4, 6, 3)))
+    m = jax.tree.map(jnp.float32, both_masks(5, 6))
+    skewed = precond.create_skew(name, m, 0.5, 5, 6)
+    g, z = jnp.float32(np.random.default_rng(0).normal(size=(2, 2, 5, 6, 3)))
     step = jax.jit(lambda m, g, z: m.update(g, z, 0.3, 2.0))(skewed, g, z)
     circulation = (step - m.update(g, z, 0.3, 2.0)) / 0.3
     assert step.dtype == jnp.float32
@@ -157,8 +157,8 @@ def test_every_named_operator_is_skew_and_runs_as_an_operand_of_a_compiled_step(
 
 
 def test_no_name_leaves_the_preconditioner_and_wrong_ones_are_refused():
-    assert precond.create_skew("", Identity(), 0.5, 4, 6) == Identity()
+    assert precond.create_skew("", Identity(), 0.5, 5, 6) == Identity()
     with pytest.raises(ValueError, match=r"config.sampling.skew='spin' is unknown; choose one of \['channel'"):
-        precond.create_skew("spin", Identity(), 0.5, 4, 6)
+        precond.create_skew("spin", Identity(), 0.5, 5, 6)
     with pytest.raises(ValueError, match="'commutator' is zero without a frequency and a space mask"):
-        precond.create_skew("commutator", Identity(), 0.5, 4, 6)
+        precond.create_skew("commutator", Identity(), 0.5, 5, 6)
