@@ -5,8 +5,8 @@ the 7 x 7 patches of one set are compared with those of the other by the Wassers
 random directions. Large at the coarse end: wrong layout; at the fine end: wrong texture or noise. It sees local
 structure that a power spectrum, which knows no phases, cannot.
 
-One difference from the published program: patches of both sets are normalised by the mean and standard deviation of the
-reference, not each by its own, so a wrong contrast or colour counts.
+One difference from the published program: patches of both sets are divided by the reference's standard deviation, where
+it normalises each set by its own mean and deviation. So a wrong contrast or colour counts here.
 """
 
 import numpy as np
@@ -79,9 +79,9 @@ def pyramid_distances(
     sides = [min(level.shape[1:3]) for level in laplacian_pyramid(np.zeros((1, *shape)))]
     distances = {}
     for side, ours, theirs in zip(sides, _draw(images, count, seed), _draw(reference, count, seed), strict=True):
-        mean, std = theirs.mean(axis=(0, 2, 3), keepdims=True), theirs.std(axis=(0, 2, 3), keepdims=True)
+        std = theirs.std(axis=(0, 2, 3), keepdims=True)
         std = np.where(std > 0, std, 1.0)  # a constant channel has no unit of its own
-        ours, theirs = (((patches - mean) / std).reshape(count, -1) for patches in (ours, theirs))
+        ours, theirs = ((patches / std).reshape(count, -1) for patches in (ours, theirs))
         distances[side] = sliced_wasserstein(ours, theirs, directions, seed)
     return distances
 

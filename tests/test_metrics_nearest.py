@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from metrics import inputs
 from metrics.nearest import memorisation, nearest_neighbours
 
 
@@ -11,7 +12,8 @@ def photographs(seed, n):
 
 
 def test_neighbours_are_those_of_an_exhaustive_search():
-    queries, training = photographs(0, 5), photographs(1, 40)
+    brightness = np.random.default_rng(7).uniform(0.2, 1, (2, 60, 1, 1, 1))  # norms must count, not only products
+    queries, training = (brightness * [photographs(0, 60), photographs(1, 60)]).astype(np.uint8)
     gaps = (queries[:, None] / 255.0 - training[None] / 255.0) ** 2
     mirrored = (queries[:, None] / 255.0 - training[None, :, :, ::-1] / 255.0) ** 2
     plain, flipped = np.sqrt(gaps.mean(axis=(2, 3, 4))), np.sqrt(mirrored.mean(axis=(2, 3, 4)))
@@ -19,8 +21,16 @@ def test_neighbours_are_those_of_an_exhaustive_search():
         found = nearest_neighbours(queries, training, count=3, mirror=mirror)
         np.testing.assert_array_equal(found.indices, np.argsort(every, axis=1)[:, :3])
         np.testing.assert_allclose(found.distance, np.sort(every, axis=1)[:, :3], rtol=1e-12)
-    rows = np.arange(5)[:, None]
+    rows = np.arange(60)[:, None]
     np.testing.assert_array_equal(found.mirrored, (flipped < plain)[rows, found.indices])
+
+
+def test_neighbours_do_not_depend_on_the_batches_images_come_in(monkeypatch):
+    queries, training = photographs(8, 7), photographs(9, 50)
+    whole = nearest_neighbours(queries, training)
+    monkeypatch.setattr(inputs, "_BATCH_BYTES", 3 * training[0].size * 8)
+    for expected, found in zip(whole, nearest_neighbours(queries, training), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_mirrored_copy_is_found_at_distance_zero():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from metrics import inputs
 from metrics.reference import compute_reference, load_reference, save_reference, scores
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
@@ -17,6 +18,14 @@ def test_reference_survives_the_disk(tmp_path):
     np.testing.assert_allclose(loaded.block_moments.covariance, REFERENCE.block_moments.covariance, rtol=1e-6)
     np.testing.assert_array_equal(loaded.radial_power, REFERENCE.radial_power)
     np.testing.assert_allclose(loaded.mean_colour, IMAGES.mean(axis=(0, 1, 2)) / 255, rtol=1e-12)
+
+
+def test_statistics_do_not_depend_on_the_batches_images_come_in(monkeypatch):
+    monkeypatch.setattr(inputs, "_BATCH_BYTES", 3 * IMAGES[0].size * 8)
+    again = compute_reference(IMAGES, "noise", block=4)
+    np.testing.assert_allclose(again.block_moments.covariance, REFERENCE.block_moments.covariance, rtol=1e-12)
+    np.testing.assert_allclose(again.radial_power, REFERENCE.radial_power, rtol=1e-12)
+    np.testing.assert_allclose(again.mean_colour, REFERENCE.mean_colour, rtol=1e-12)
 
 
 def test_a_set_scores_zero_against_itself():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import gamma
 
+from metrics import inputs
 from metrics.sliced_wasserstein import expand, laplacian_pyramid, pyramid_distances, sliced_wasserstein
 
 RNG = np.random.default_rng(0)
@@ -68,6 +69,12 @@ def test_equal_sets_are_no_distance_apart_and_other_draws_are_near():
     more = np.clip(0.5 + 0.1 * np.random.default_rng(1).normal(size=(30, 32, 32, 3)), 0, 1)
     assert set(pyramid_distances(PHOTOS, PHOTOS, directions=32).values()) == {0.0}
     assert 0 < max(pyramid_distances(PHOTOS, more, directions=32).values()) < 0.15
+
+
+def test_patches_come_from_all_batches(monkeypatch):
+    monkeypatch.setattr(inputs, "_BATCH_BYTES", 5 * PHOTOS[0].size * 8)
+    dark = np.concatenate([PHOTOS[:11], PHOTOS[11:] * 0])
+    assert pyramid_distances(dark, PHOTOS, directions=32)[16] > 0.1
 
 
 def test_sets_that_cannot_be_compared_are_refused():
