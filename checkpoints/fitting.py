@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from numpy.typing import DTypeLike
 
 from checkpoints.base import flatten, unflatten
 
@@ -56,7 +57,7 @@ def compare(flat: Mapping[str, np.ndarray], expected: Shapes) -> Differences:
 
 
 def fit(
-    flat: Mapping[str, np.ndarray], expected: Shapes, source: Path | str, dtype: np.typing.DTypeLike = np.float32
+    flat: Mapping[str, np.ndarray], expected: Shapes, source: Path | str, dtype: DTypeLike = np.float32
 ) -> dict[str, Any]:
     """The nested parameters of a network, from tensors under its names.
 

@@ -20,10 +20,28 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from checkpoints.base import Tensors
+from checkpoints.base import Checkpoint, Tensors
 
 PARALLEL = "module."  # torch.nn.DataParallel puts it before every name
 BUFFERS = ("sigmas", "resample_filter")  # constants that torch stores and that follow from the config
+
+
+def network_names(
+    checkpoint: Checkpoint, expected: Iterable[str], module_order: Sequence[str] = (), ema: bool = True
+) -> Tensors:
+    """The weights of a checkpoint of any format under the network's parameter paths, for `fitting.fit` or `compare`.
+
+    Args:
+      expected: the network's parameter paths (used for dotted names).
+      module_order: for score_sde's networks, as `flax_names` needs it.
+      ema: the moving average, or the raw weights.
+    """
+    tensors = checkpoint.weights(ema)
+    if checkpoint.format in ("score_sde_flax", "native"):
+        return tensors
+    if any(name.removeprefix(PARALLEL).startswith("all_modules.") for name in tensors):
+        return flax_names(tensors, module_order)
+    return flax_names_dotted(tensors, expected)
 
 
 def flax_names(tensors: Mapping[str, np.ndarray], module_order: Sequence[str]) -> Tensors:

@@ -68,9 +68,9 @@ def load(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def dump(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the container, tensors and metadata sorted by name. Raises ValueError for a dtype it cannot hold."""
+    """Writes the container, tensors sorted by name. Raises ValueError for a dtype it cannot hold."""
     kinds = {dtype: kind for kind, dtype in _DTYPES.items()}
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
     position = 0
     for name, tensor in sorted(tensors.items()):
         if tensor.dtype not in kinds:

@@ -38,6 +38,13 @@ class Stored(NamedTuple):
     persistent_id: tuple
 
 
+class Memo(NamedTuple):
+    """BINPUT after a value, or BINGET where the value is left out."""
+
+    index: int
+    value: Any = None
+
+
 STORAGE_NAMES = {
     "float32": "FloatStorage",
     "float64": "DoubleStorage",
@@ -60,6 +67,10 @@ def _code(value: Any) -> bytes:
             return _code(target) + _code(state) + b"b"
         case Stored(persistent_id):
             return _code(persistent_id) + b"Q"
+        case Memo(index, None):
+            return b"h" + bytes([index])
+        case Memo(index, kept):
+            return _code(kept) + b"q" + bytes([index])
         case None:
             return b"N"
         case bool():

@@ -1,11 +1,12 @@
 import json
+import mmap
 import os
 import pickle
 
 import checkpoint_writers as writers
 import numpy as np
 import pytest
-from checkpoint_writers import Build, Call, Name, edm_module, edm_parameter, edm_tensor
+from checkpoint_writers import Build, Call, Memo, Name, edm_module, edm_parameter, edm_tensor
 
 import checkpoints
 from checkpoints.pickle_data import RefusedPickle
@@ -51,6 +52,7 @@ def network(**leaf_state):
             "_init_kwargs": {"img_resolution": 8, "img_channels": 3, "model_type": "SongUNet"},
             "sigma_data": 0.5,
             "training": False,
+            "_is_full_backward_hook": False,
         },
     )
 
@@ -72,6 +74,7 @@ def test_tensors_come_by_dotted_path_and_the_architecture_with_them(tmp_path):
     assert list(checkpoint.raw) == list(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(checkpoint.raw[name], array, strict=True)
+        assert isinstance(checkpoint.raw[name].base, mmap.mmap), "the numbers stay in the file until they are used"
     config = json.loads(json.dumps(checkpoint.config))
     assert config["class_name"] == "EDMPrecond" and config["attributes"] == {"sigma_data": 0.5, "training": False}
     assert config["init_kwargs"] == {"img_resolution": 8, "img_channels": 3, "model_type": "SongUNet"}
@@ -119,6 +122,15 @@ def test_a_storage_with_too_few_numbers_names_the_tensor(tmp_path):
     torn = short._replace(args=(short.args[0]._replace(args=(stream[:-8],)), *short.args[1:]))
     (tmp_path / "net.pkl").write_bytes(writers.pickled({"ema": network(_buffers={"resample_filter": torn})}))
     with pytest.raises(ValueError, match="net.pkl.*'model.enc.8x8_conv.resample_filter' .* of 216 bytes, of which 208"):
+        checkpoints.read(tmp_path / "net.pkl")
+
+
+def test_a_module_in_two_places_is_refused_because_nesting_it_would_never_end(tmp_path):
+    module = edm_module("Leaf", {"_parameters": {"w": edm_parameter(CONV)}})
+    for level in range(24):  # 2^24 leaves
+        module = edm_module("Pair", {"_modules": {"a": Memo(level, module), "b": Memo(level)}})
+    (tmp_path / "net.pkl").write_bytes(writers.pickled({"ema": module}))
+    with pytest.raises(ValueError, match="repeats or nests without end"):
         checkpoints.read(tmp_path / "net.pkl")
 
 

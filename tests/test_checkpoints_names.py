@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import checkpoints
-from checkpoints.names import flax_names, flax_names_dotted, torch_names
+from checkpoints.names import flax_names, flax_names_dotted, network_names, torch_names
 
 PDS = Path(__file__).parent / "goldens" / "pds"
 
@@ -115,6 +115,21 @@ def test_the_parallel_prefix_makes_no_difference():
     with_prefix = flax_names(raw, order)
     assert list(bare) == list(with_prefix) and all(bare[path] is not None for path in bare)
     np.testing.assert_array_equal(bare["Conv_0/kernel"], with_prefix["Conv_0/kernel"])
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_files_of_every_kind_come_under_the_names_of_the_network(ema):
+    torch, flax = read("vp_ddpmpp_continuous_tiny"), checkpoints.read(PDS / "flax_vp_ddpmpp_continuous_tiny.msgpack")
+    order, kind = module_order("vp_ddpmpp_continuous_tiny"), "ema" if ema else "raw"
+    found = network_names(torch, flax.raw, order, ema)
+    assert set(found) == set(flax.raw)
+    stored = getattr(torch, kind)["module.all_modules.2.bias"]
+    np.testing.assert_array_equal(found["Conv_0/bias"], stored)
+    bare = torch._replace(format="torch_state_dict", raw=torch.weights(ema), ema=None)
+    np.testing.assert_array_equal(network_names(bare, flax.raw, order)["Conv_0/bias"], stored)
+    assert network_names(flax, flax.raw, ema=ema) is getattr(flax, kind)
+    dotted = torch._replace(format="edm_pickle", raw={"model.map_layer0.bias": np.ones(2)}, ema=None)
+    assert list(network_names(dotted, ["model_map_layer0/bias"], ema=ema)) == ["model_map_layer0/bias"]
 
 
 def test_another_network_is_refused_with_the_tensor():
