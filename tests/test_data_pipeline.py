@@ -123,7 +123,7 @@ def test_a_batch_may_be_larger_than_the_data_set():
 
 def test_images_on_demand_give_the_same_batches_as_images_in_memory():
     source = ListSource(list(numbered_images(9, size=8)))
-    in_memory, labels = pipeline.open_images(source, 4)
+    in_memory, labels = pipeline.open_images(source, 4, memory_limit=9 * 4 * 4 * 3)
     on_demand, no_labels = pipeline.open_images(source, 4, memory_limit=9 * 4 * 4 * 3 - 1)
     assert isinstance(in_memory, np.ndarray) and isinstance(on_demand, pipeline.OnDemandImages) and no_labels is None
     expected = Batches(in_memory, 5, seed=2, flip=True, labels=labels).batch(1)

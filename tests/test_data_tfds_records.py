@@ -64,6 +64,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_first_missing_shard(tmp_path, s
     with pytest.raises(ValueError, match="2 channels"):
         prepare(stopped, 4, tmp_path / "set")
     assert not (tmp_path / "set").exists()
+    with pytest.raises(ValueError, match="set.incomplete was made from .*'size': 4.*not from .*'size': 8"):
+        prepare(ListSource(), 8, tmp_path / "set")
     mended = ListSource()
     folder = prepare(mended, 4, tmp_path / "set")
     assert sorted(mended.reads) == [3, 4, 5, 6]
@@ -74,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_first_missing_shard(tmp_path, s
 
 @pytest.fixture
 def packed(tmp_path):
-    return prepare(ListSource(), 4, tmp_path / "set" / "1.0.0")
+    return prepare(ListSource(), 4, tmp_path / "set" / "0.10.0")
 
 
 def test_the_folder_above_the_version_and_a_name_find_the_set(packed, monkeypatch):
@@ -98,10 +100,10 @@ def test_several_prepared_sets_in_one_folder_are_listed(tmp_path):
 
 
 def test_the_newest_version_is_read(packed):
-    older = packed.parent / "0.9.10"
+    older = packed.parent / "0.9.0"
     older.mkdir()
     (older / "dataset_info.json").write_text("{}")
-    assert "1.0.0" in data.create_source(packed.parent).name
+    assert "0.10.0" in data.create_source(packed.parent).name
 
 
 def test_other_formats_and_splits_are_refused(packed):
