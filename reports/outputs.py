@@ -78,6 +78,7 @@ class RunFolder:
             self.flush()
 
     def image_path(self, index: int) -> Path:
+        """Where image `index` is, or will be."""
         return self.path / f"image_{index}.png"
 
     def missing(self, indices: Iterable[int], shape: tuple[int, int, int]) -> list[int]:

@@ -65,6 +65,15 @@ def test_halved_contrast_is_half_the_mean_size_of_a_projection():
     np.testing.assert_allclose(grey[32], 0.5 * np.sqrt(2 / np.pi), rtol=0.06)
 
 
+def test_patches_are_seven_pixels_square():
+    # Images of just that size have one patch each, so two sets of equal images are two points.
+    ours, theirs = np.zeros((2, 3, 7, 7, 1))
+    ours[:, 0, 0], theirs[:, 6, 6] = 1, 1
+    length = np.sqrt(2) / np.sqrt(1 / 49 - 1 / 49**2)
+    expected = length * gamma(24.5) / (np.sqrt(np.pi) * gamma(25))
+    np.testing.assert_allclose(pyramid_distances(ours, theirs, directions=20000)[7], expected, rtol=0.01)
+
+
 def test_equal_sets_are_no_distance_apart_and_other_draws_are_near():
     more = np.clip(0.5 + 0.1 * np.random.default_rng(1).normal(size=(30, 32, 32, 3)), 0, 1)
     assert set(pyramid_distances(PHOTOS, PHOTOS, directions=32).values()) == {0.0}

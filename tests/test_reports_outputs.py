@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,12 +74,14 @@ def test_images_of_another_size_count_as_missing(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     draw(tmp_path, range(2))
-    other = {"config": {"sampling": {"alpha": 2.0, "ch_mult": [1, 2]}, "seed": 42, "ema": True}, "weights": "ab12"}
+    other = {"config": {"sampling": {"alpha": 2.0, "ch_mult": [1, 2]}, "seed": 42, "ema": True, "mask": None}}
+    other["weights"] = "ab12"
     with pytest.raises(ValueError, match="other settings") as caught:
         RunFolder(tmp_path, other)
     message = str(caught.value)
     assert "config.sampling.alpha is 5.0 there and 2.0 here" in message
     assert "config.ema is absent there and True here" in message
+    assert "config.mask is absent there and None here" in message
     assert "levels is 7 there and absent here" in message
     assert "weights" not in message and "ch_mult" not in message
     assert "--eval_folder, or delete" in message
@@ -155,7 +156,7 @@ def test_a_killed_run_leaves_whole_images_only(tmp_path):
         [sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
     )
     child.stdout.readline()
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     child.wait()
     child.stdout.close()
     with RunFolder(tmp_path, {"seed": 1}) as run:
