@@ -90,23 +90,14 @@ def _channels_last(mask: np.ndarray, shape: Shape, flag: str) -> np.ndarray:
     stored = mask.shape
     if mask.ndim == 4 and stored[0] == 1:
         mask = mask[0]
-    exact = [layout for layout in (_hwc, _chw) if mask.ndim == 3 and layout(mask).shape == shape]
-    scaled = [layout for layout in (_hwc, _chw) if mask.ndim == 3 and _same_but_size(layout(mask).shape, shape)]
-    fitting = exact or scaled
+    readings = [mask, np.moveaxis(mask, 0, -1)] if mask.ndim == 3 else []
+    fitting = [reading for reading in readings if _same_but_size(reading.shape, shape)]
     if len(fitting) == 1:
-        return fitting[0](mask)
+        return fitting[0]
     expected = f"({channels}, {height}, {width}) or ({height}, {width}, {channels})"
     if fitting:
         raise ValueError(f"{flag} has shape {stored}, which reads as (C, H, W) and as (H, W, C) for images {expected}.")
     raise ValueError(f"{flag} has shape {stored}; the model's images need {expected}. Estimate one with --mode=masks.")
-
-
-def _hwc(mask: np.ndarray) -> np.ndarray:
-    return mask
-
-
-def _chw(mask: np.ndarray) -> np.ndarray:
-    return np.moveaxis(mask, 0, -1)
 
 
 def _same_but_size(found: tuple[int, ...], shape: Shape) -> bool:

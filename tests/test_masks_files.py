@@ -128,8 +128,16 @@ def test_masks_of_another_size_are_resized_with_a_warning(tmp_path, scale):
     ramp = np.broadcast_to((np.arange(32) + 0.5)[:, None, None] / 32, (32, 32, 3))
     with pytest.warns(UserWarning, match=rf"resized to {size}x{size}"):
         resized = read_mask(save(tmp_path / "s.npy", ramp), "space", (size, size, 3))
+    assert resized.shape == (size, size, 3)
     inner = slice(size // 8, -size // 8)
     np.testing.assert_allclose(resized[inner, 0, 0], ((np.arange(size) + 0.5) / size)[inner], atol=1e-3)
+
+
+def test_oblong_masks_keep_their_axes_when_resized(tmp_path):
+    columns = np.broadcast_to(np.arange(8.0)[None, :, None] + 1, (6, 8, 3))
+    with pytest.warns(UserWarning, match="images of 6x8 and was resized to 12x16"):
+        resized = read_mask(save(tmp_path / "s.npy", np.moveaxis(columns, -1, 0)), "space", (12, 16, 3))
+    np.testing.assert_allclose(resized[3, 1:-1:2, 0], np.arange(8.0)[:7] + 1.25, atol=1e-6)
 
 
 def test_a_power_law_and_the_natural_profile_need_no_file():

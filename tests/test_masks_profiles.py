@@ -36,9 +36,11 @@ def test_a_measured_profile_draws_back_its_own_radial_mask_inside_the_nyquist_ci
 
 
 def test_a_profile_goes_on_as_the_power_law_of_its_outer_half():
-    profile = profiles.RadialProfile(np.append(1.0, 3.0 / np.arange(1, 9) ** 2.5)[:, None])
+    k = np.arange(1, 17)
+    profile = profiles.RadialProfile(np.append(1.0, 3.0 / np.maximum(k, 7) ** 2.5)[:, None])  # flat inside
     power = power_of(profiles.draw(profile, 64, 64, 1))
-    np.testing.assert_allclose(power[0, [4, 8, 20, 32], 0], 3.0 / np.array([4, 8, 20, 32]) ** 2.5, rtol=1e-9)
+    np.testing.assert_allclose(power[0, [8, 16, 20, 32], 0], 3.0 / np.array([8, 16, 20, 32]) ** 2.5, rtol=1e-9)
+    np.testing.assert_allclose(power[0, 1:7, 0], 3.0 / 7**2.5, rtol=1e-9)
 
 
 def test_halving_an_image_keeps_its_normalised_power_at_low_frequencies():
