@@ -79,6 +79,8 @@ def _data() -> dict:
     """The images, for training, masks and metrics. Sampling reads only the size, the channels and the range."""
     return {
         "source": "",  # folder or zip of images, .npz, or a prepared tfds directory
+        "split": "",  # of a tfds data set
+        "holdout": 0,  # every so many-th image, from the first in sorted order, is kept out of training; 0: none
         "image_size": 32,  # pixels; images are centre-cropped and resized to it
         "num_channels": 3,
         "centered": False,  # the model's data range: [-1, 1] if True, else [0, 1]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from array_types import Image, Keys, Table
 
@@ -58,18 +59,67 @@ def _floating(leaf) -> bool:
     return jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating)
 
 
-@functools.partial(jax.jit, static_argnames=("step",), donate_argnames=("state",))
-def _scan_chunk(step: Step, operands: Any, state: Any, rows: Any, active: jax.Array) -> tuple[Any, Any]:
-    def body(state, row_and_active):
-        row, is_active = row_and_active
-        record_shape = jax.eval_shape(step, operands, state, row)[1]
+def begin_on(mesh: Mesh, sampler: Sampler, keys: Keys) -> tuple[Any, Any]:
+    """`sampler.begin(keys)` with every per-image array split over the one-dimensional `mesh` and the rest on all of it.
 
-        def skip(state):
-            return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), record_shape)
+    An array is per image if its shape follows the number of keys, which must be a multiple of the mesh's size.
+    """
+    double = jax.eval_shape(lambda keys: sampler.begin(jnp.concatenate([keys, keys])), keys)
 
-        return jax.lax.cond(is_active, lambda state: step(operands, state, row), skip, state)
+    def place(leaf, like):
+        differing = [axis for axis, size in enumerate(leaf.shape) if size != like.shape[axis]]
+        spec = PartitionSpec(*[None] * differing[0], *mesh.axis_names) if differing else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-    return jax.lax.scan(body, state, (rows, active))
+    return jax.tree.map(place, sampler.begin(keys), double)
+
+
+class _Split(NamedTuple):
+    """How the leaves of (operands, state) lie on a mesh; hashable."""
+
+    mesh: Mesh
+    specs: tuple[PartitionSpec, ...]
+
+
+def _split(tree: Any) -> _Split | None:
+    """The placement of a tree with at least one leaf sharded over a mesh; None if all of it lies on one device."""
+    shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree)]
+    named = [sharding for sharding in shardings if isinstance(sharding, NamedSharding)]
+    if not named or named[0].mesh.size == 1:
+        return None
+    specs = (sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec() for sharding in shardings)
+    return _Split(named[0].mesh, tuple(specs))
+
+
+@functools.partial(jax.jit, static_argnames=("step", "split"), donate_argnames=("state",))
+def _scan_chunk(step: Step, split: _Split | None, operands: Any, state: Any, rows: Any, active: jax.Array):
+    def scan(operands, state, rows, active):
+        def body(state, row_and_active):
+            row, is_active = row_and_active
+            record_shape = jax.eval_shape(step, operands, state, row)[1]
+
+            def skip(state):
+                return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), record_shape)
+
+            return jax.lax.cond(is_active, lambda state: step(operands, state, row), skip, state)
+
+        return jax.lax.scan(body, state, (rows, active))
+
+    if split is None:
+        return scan(operands, state, rows, active)
+    # Each device runs the loop on its own images and talks to no other. Left to the partitioner, every Fourier
+    # transform would gather the whole batch on every device.
+    spec_operands, spec_state = jax.tree.unflatten(jax.tree.structure((operands, state)), split.specs)
+    records_spec = PartitionSpec(None, *split.mesh.axis_names)
+    everywhere = PartitionSpec()
+    run = jax.shard_map(
+        scan,
+        mesh=split.mesh,
+        in_specs=(spec_operands, spec_state, everywhere, everywhere),
+        out_specs=(spec_state, records_spec),
+        check_vma=False,
+    )
+    return run(operands, state, rows, active)
 
 
 def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int) -> Iterator[tuple[Any, Any, int]]:
@@ -82,7 +132,11 @@ def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int)
       state: NamedTuple of arrays; donated. Its first floating leaf sets the dtype the rows are cast to.
       rows: NamedTuple of NumPy arrays [n, ...].
       chunk: steps a call. The records of padded steps are dropped.
+
+    Operands and state may be sharded over a one-dimensional mesh along their image axis: every device then runs its own
+    images without communication.
     """
+    split = _split((operands, state))
     dtype = next(leaf.dtype for leaf in jax.tree.leaves(state) if _floating(leaf))
     count = len(jax.tree.leaves(rows)[0])
     padding = -count % chunk
@@ -98,7 +152,7 @@ def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int)
     for start in range(0, count, chunk):
         window = slice(start, start + chunk)
         state, records = _scan_chunk(
-            step, operands, state, jax.tree.map(lambda leaf, w=window: leaf[w], rows), active[window]
+            step, split, operands, state, jax.tree.map(lambda leaf, w=window: leaf[w], rows), active[window]
         )
         done = min(start + chunk, count)
         yield state, jax.tree.map(lambda leaf, n=done - start: leaf[:n], records), done

@@ -144,8 +144,8 @@ def train(
     """Trains from the state saved in `folder` if there is one, else from `state`, up to `settings.num_steps` updates.
 
     Writes `train_state.msgpack` and one JSON line every `log_every` updates. `on_sample` is called every `sample_every`
-    updates, `on_progress(step, loss)` at each log line. Raises FloatingPointError at a loss that is not finite; the
-    last saved state is kept.
+    updates before the last, `on_progress(step, loss)` at each log line. Raises FloatingPointError at a loss that is
+    not finite; the last saved state is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -178,6 +178,6 @@ def train(
             losses, norms, started = [], [], time.perf_counter()
         if done % settings.checkpoint_every == 0 or done == settings.num_steps:
             save_state(folder, state)
-        if on_sample and (done % settings.sample_every == 0 or done == settings.num_steps):
+        if on_sample and done % settings.sample_every == 0 and done < settings.num_steps:
             on_sample(state)
     return state

@@ -13,10 +13,30 @@ from configs import base, methods
 def get_config(method: str = "") -> ConfigDict:
     config = base.get_config()
     config.checkpoint = "demo/flowers32.safetensors"
-    config.model.update(nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0)
+    config.sampling.update(
+        speed_up=20.0, freq_mask_path="masks/flowers32_freq.npy", space_mask_path="", alpha=5.0, snr=0.16
+    )
+    # The network sits under EDM's scaling, so that deterministic samplers are accurate at large noise too.
+    config.model.update(
+        nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0, scaling="edm", scale_by_sigma=False, predicts="x0"
+    )
+    config.data.holdout = 10
     config.eval.update(num_samples=16, batch_size=16)
     config.training.update(
-        batch_size=32, num_steps=200_000, log_every=100, sample_every=2000, checkpoint_every=2000, ema_rate=0.999
+        batch_size=32,
+        microbatch=16,
+        num_steps=5000,
+        reduce_mean=True,
+        weighting="edm",
+        noise_levels="lognormal_mix",
+        lognormal_mean=-1.6,
+        lognormal_std=1.3,
+        lognormal_share=0.75,
+        ema_rate=0.999,
+        log_every=20,
+        sample_every=1000,
+        checkpoint_every=200,
     )
-    config.optim.update(lr=1e-3, warmup=1000)
+    config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
+    config.seed = 0
     return methods.apply(config, method)

@@ -1,0 +1,63 @@
+"""Sample, train or inspect:  python main.py --config configs/ve/demo.py --workdir out/demo [--mode sample]"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import run_lib
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, with :method behind it if wanted; keys are set by --config.section.key=value.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Holds checkpoints/; results are written below it.")
+_MODE = flags.DEFINE_enum("mode", "sample", sorted(run_lib.MODES), "What to run.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Weight file or folder; else config.checkpoint.")
+_OUTPUT = flags.DEFINE_string("output", "", "File that --mode=convert writes.")
+_SEEDS = flags.DEFINE_string("seeds", "", "Images to draw, such as 0-63 or 3,7; else the first --num_samples.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run, and stop before compiling.")
+
+# Short flags, the published ones among them, and the config key that each one sets.
+_SHORT = {
+    "sampling.method": flags.DEFINE_string("method", None, "Sampling method (configs/methods.py)."),
+    "sampling.num_steps": flags.DEFINE_integer("steps", None, "Number of levels or steps."),
+    "sampling.speed_up": flags.DEFINE_float("speed_up", None, "Take num_scales / speed_up levels."),
+    "sampling.alpha": flags.DEFINE_string("alpha", None, "Mask strength, above 1, or auto; larger filters less."),
+    "sampling.freq_mask_path": flags.DEFINE_string("freq_mask_path", None, "Frequency mask: .npy, natural, power:2.0."),
+    "sampling.space_mask_path": flags.DEFINE_string("space_mask_path", None, "Pixel mask: .npy."),
+    "eval.num_samples": flags.DEFINE_integer("num_samples", None, "How many images."),
+    "eval.batch_size": flags.DEFINE_integer("batch_size", None, "Images held at once."),
+    "eval.eval_folder": flags.DEFINE_string("eval_folder", None, "Folder for images, below the workdir."),
+}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected {argv[1:]}: options are written --name=value.")
+    request = run_lib.Request(
+        config=_CONFIG.value,
+        workdir=Path(_WORKDIR.value) if _WORKDIR.value else None,
+        checkpoint=_CHECKPOINT.value,
+        output=_OUTPUT.value,
+        seeds=_SEEDS.value,
+        overrides={key: flag.value for key, flag in _SHORT.items() if flag.value is not None},
+        dry_run=_DRY_RUN.value,
+    )
+    run_lib.run(_MODE.value, request)
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """absl's parser, with a misspelt config key as one line instead of a traceback."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError, FileNotFoundError, ValueError) as error:
+        sys.exit(f"--config: {error}")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.INFO)
+    app.run(main, flags_parser=parse)
