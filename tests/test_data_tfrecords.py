@@ -98,6 +98,7 @@ def test_a_file_that_is_cut_off_says_after_which_record(tmp_path, images, keep):
         (example(shape=[4], data=b"1234"), r"shape \[4\] does not fit"),
         (b"\x0a\xff", "record 0, is no tf.train.Example"),
     ],
+    ids=["no pixels", "bytes too few", "no image shape", "no example"],  # equal in every worker, unlike the bytes
 )
 def test_records_that_are_no_images_are_named(tmp_path, content, message):
     source = data.create_source(write(tmp_path / "set.tfrecords", [content]))
