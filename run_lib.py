@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,9 @@ from configs import base as base_config
 from configs import check, methods, score_sde
 from data import create_source, prepare
 from data.pipeline import Batches, open_images, to_model_range
+from data.sources import Without
 from masks import estimate
-from masks.files import read_mask, write_mask
+from masks.files import Kind, read_mask, write_mask
 from models import denoiser as denoisers
 from models import edm
 from models.denoiser import Denoiser
@@ -150,7 +151,7 @@ class _Apply:
         return self.module.apply({"params": params}, x, labels)
 
 
-def find_checkpoint(config: ConfigDict, workdir: Path | None, flag: str = "") -> Path:
+def find_checkpoint(config: ConfigDict, workdir: str | Path | None, flag: str = "") -> Path:
     """The weight file of a run: --checkpoint, config.checkpoint, W/checkpoints/checkpoint.pth, or the only file there.
 
     Raises FileNotFoundError that lists the places searched, or the candidates where there are several.
@@ -191,11 +192,8 @@ def resolve_config(
                 "name a config with --config (see configs/)."
             )
         config = ConfigDict(checkpoint.config)
-    if isinstance(config, str | Path):
-        config = load_config_file(config)
-    if score_sde.is_score_sde_layout(config):
-        config = score_sde.translate(config)
-    return _with_defaults(config)
+    found = load_config_file(config) if isinstance(config, str | Path) else config
+    return _with_defaults(score_sde.translate(found) if score_sde.is_score_sde_layout(found) else found)
 
 
 def _with_defaults(config: ConfigDict) -> ConfigDict:
@@ -214,12 +212,16 @@ def load_config_file(path: str | Path) -> ConfigDict:
     if score_sde.is_foreign(file):
         return score_sde.load_foreign(file, method)
     spec = importlib.util.spec_from_file_location("config_file", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config={path}: {file} is no Python file.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(method) if method else module.get_config()
 
 
-def _flat_and_expected(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[dict, dict]:
+def _flat_and_expected(
+    stored: checkpoints.Checkpoint, config: ConfigDict
+) -> tuple[dict, Mapping[str, tuple[int, ...]]]:
     """The file's tensors under the network's names, and the shapes that network expects."""
     module = create_network(config)
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
@@ -251,11 +253,10 @@ def load(
     """
     resolved = None if config is None else resolve_config(config)
     stored = checkpoints.read(find_checkpoint(resolved or base_config.get_config(), workdir, str(checkpoint)))
-    config = resolved or resolve_config(None, stored)
+    full = resolved or resolve_config(None, stored)
     if ema is not None:
-        config.model.ema = ema
-    params = read_params(stored, config)
-    return Model(create_denoiser(config, params), config, stored.sha256())
+        full.model.ema = ema
+    return Model(create_denoiser(full, read_params(stored, full)), full, stored.sha256())
 
 
 def create_preconditioner(
@@ -266,13 +267,14 @@ def create_preconditioner(
     if sampling.method == "pc":  # the sampler without a preconditioner, whatever masks the config names
         return precond.Identity()
     masks = {
-        kind: read_mask(_shipped(path), kind, shape) if path else None
-        for kind, path in (("freq", sampling.freq_mask_path), ("space", sampling.space_mask_path))
+        kind: read_mask(_shipped(sampling[f"{kind}_mask_path"]), kind, shape)
+        for kind in get_args(Kind)
+        if sampling[f"{kind}_mask_path"]
     }
     alpha = automatic_alpha(levels, sampling.pds_mode) if sampling.alpha == "auto" else _number(sampling.alpha)
     if sampling.alpha == "auto":
         logging.info("alpha=auto: %.3g for %d levels.", alpha, len(levels.t))
-    m = precond.create_preconditioner(masks["freq"], masks["space"], alpha)
+    m = precond.create_preconditioner(masks.get("freq"), masks.get("space"), alpha)
     if sampling.skew and sampling.pds_mode == "paper":
         raise ValueError("The published updates have no skew term; choose --config.sampling.pds_mode=marginal with it.")
     return precond.create_skew(sampling.skew, m, sampling.omega, shape[0], shape[1])
@@ -319,7 +321,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         step_norm=sampling.step_norm,
     )
     m = create_preconditioner(config, model.shape, levels)
-    warning = stability_warning(levels, settings.pds_mode, m)
+    warning = stability_warning(levels, sampling.pds_mode, m)
     if warning and settings.predictor != "none":
         logging.warning("%s", warning)
     return predictor_corrector.create(
@@ -634,10 +636,9 @@ def run_train(request: Request) -> None:
         end_time=1e-5,
     )
     source = create_source(_source_path(config), config.data.split)
-    images, labels = open_images(source, config.data.image_size, config.data.num_channels)
     if config.data.holdout:
-        kept = np.arange(len(images)) % config.data.holdout != 0
-        images, labels = images[kept], labels[kept]
+        source = Without(source, config.data.holdout)
+    images, labels = open_images(source, config.data.image_size, config.data.num_channels)
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
     dummy = jnp.zeros((1, *shape)), jnp.ones((1,))
     if request.checkpoint:

@@ -47,9 +47,10 @@ class Levels(NamedTuple):
 class GaussianSDE(Protocol):
     """What the samplers need to know of a process. `t` is SDE time in [0, 1]; `s` is the noise scale sigma/alpha."""
 
-    num_scales: int  # levels of the training grid, and of the sampler at speed_up 1
-    end_time: float  # where the published samplers stop at speed_up 1
-
+    @property
+    def num_scales(self) -> int: ...  # levels of the training grid, and of the sampler at speed_up 1
+    @property
+    def end_time(self) -> float: ...  # where the published samplers stop at speed_up 1
     @property
     def prior_sigma(self) -> float: ...
 
@@ -170,6 +171,9 @@ class _LinearBeta:
     @property
     def prior_sigma(self) -> float:
         return 1.0
+
+    def sigma(self, t):
+        raise NotImplementedError(f"{type(self).__name__} defines sigma.")
 
     def beta(self, t):
         return self.beta_min + t * (self.beta_max - self.beta_min)
@@ -350,7 +354,7 @@ class CosineVPSDE:
         return _exact_levels(self, np.linspace(1, end_time, n))
 
 
-SDES = {"vesde": VESDE, "vpsde": VPSDE, "subvpsde": SubVPSDE, "cosinevpsde": CosineVPSDE}
+SDES: dict[str, Any] = {"vesde": VESDE, "vpsde": VPSDE, "subvpsde": SubVPSDE, "cosinevpsde": CosineVPSDE}
 PREDICTIONS = ("score", "eps", "x0", "v")
 
 

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected {argv[1:]}: options are written --name=value.")
     folder = pathlib.Path(_DATA.value)
-    errors = {}
+    errors: dict[str, float] = {}
     for check in (cifar10, flowers):
         with np.load(folder / "stats" / f"{check.__name__}_reference.npz") as reference:
             errors |= check(folder, dict(reference))

@@ -35,6 +35,22 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
 
+class Without:
+    """A source less every `holdout`-th example, from the first on: what is left to train on."""
+
+    def __init__(self, source: Source, holdout: int):
+        if holdout < 2:
+            raise ValueError(f"config.data.holdout={holdout} must be 0 (none) or at least 2.")
+        self.name, self._source = source.name, source
+        self._indices = [index for index in range(len(source)) if index % holdout]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._source[self._indices[index]]
+
+
 def decode_image(content: bytes, name: str) -> np.ndarray:
     """The pixels of one encoded image, upright, uint8 [h, w, 1] if grey and [h, w, 3] otherwise (alpha is dropped).
 

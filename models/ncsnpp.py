@@ -94,7 +94,7 @@ class NCSNpp(nn.Module):
         h = self._attention()(h)
         h = self._block(width)(h, embedding, train)
 
-        output = None
+        output: Any = None
         for level, multiplier in reversed(list(enumerate(self.ch_mult))):
             for _ in range(self.num_res_blocks + 1):
                 h = self._block(self.nf * multiplier)(jnp.concatenate([h, skips.pop()], axis=-1), embedding, train)

@@ -4,6 +4,7 @@ A residual encoder that reduces resolution once and dilates after, and a decoder
 the noise level: the output is divided by the level's sigma.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -106,16 +107,14 @@ class RCUBlock(nn.Module):
 class MSFBlock(nn.Module):
     """Multi-resolution fusion: each input through a convolution, resized bilinearly (half-pixel centres), summed."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     features: int
 
     @nn.compact
     def __call__(self, inputs: Sequence[jax.Array]) -> jax.Array:
-        total = 0.0
-        for x in inputs:
-            h = _conv(self.features, 3)(x)
-            total = total + jax.image.resize(h, (h.shape[0], *self.shape, h.shape[-1]), "bilinear")
-        return total
+        maps = [_conv(self.features, 3)(x) for x in inputs]
+        resized = [jax.image.resize(h, (h.shape[0], *self.shape, h.shape[-1]), "bilinear") for h in maps]
+        return functools.reduce(jnp.add, resized)
 
 
 class RefineBlock(nn.Module):
@@ -124,7 +123,7 @@ class RefineBlock(nn.Module):
     end: bool = False
 
     @nn.compact
-    def __call__(self, inputs: Sequence[jax.Array], shape: tuple[int, int]) -> jax.Array:
+    def __call__(self, inputs: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
         paths = [RCUBlock(2)(x) for x in inputs]
         h = paths[0] if self.start else MSFBlock(shape, self.features)(paths)
         return RCUBlock(3 if self.end else 1)(CRPBlock()(h))

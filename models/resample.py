@@ -5,6 +5,7 @@ are multiplied and no depthwise convolution is needed (which XLA runs slowly on 
 the published networks, so they darken. Maps are [b, h, w, c]; kernels are sequences of taps, normalised here.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -31,7 +32,7 @@ def _correlate(x: jax.Array, axis: int, taps: np.ndarray, before: int, after: in
     def shifted(j: int) -> jax.Array:
         return jax.lax.slice_in_dim(x, j, j + stride * (length - 1) + 1, stride, axis)
 
-    return sum(float(tap) * shifted(j) for j, tap in enumerate(taps))
+    return functools.reduce(jnp.add, [float(tap) * shifted(j) for j, tap in enumerate(taps)])
 
 
 def fir_filter(x: jax.Array, kernel: Sequence[float], before: int, after: int, gain: float = 1.0) -> jax.Array:
@@ -55,12 +56,11 @@ def _upsample_axis(x: jax.Array, axis: int, taps: np.ndarray, before: int) -> ja
         low, high = min(reach), max(reach)
         padded = _pad(x, axis, max(-low, 0), max(high, 0))
         start = max(-low, 0)
-        phases.append(
-            sum(
-                float(tap) * jax.lax.slice_in_dim(padded, start + shift, start + shift + size, 1, axis)
-                for shift, tap in reach.items()
-            )
-        )
+        terms = [
+            float(tap) * jax.lax.slice_in_dim(padded, start + shift, start + shift + size, 1, axis)
+            for shift, tap in reach.items()
+        ]
+        phases.append(functools.reduce(jnp.add, terms))
     shape = x.shape[:axis] + (2 * size,) + x.shape[axis + 1 :]
     return jnp.stack(phases, axis + 1).reshape(shape)
 

@@ -8,7 +8,7 @@ be shown and a run can stop between chunks. The last chunk is padded and padded 
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,11 @@ class TimeGrid(NamedTuple):
 class SampleResult(NamedTuple):
     """What every sampler returns. Images in the model's data range ([0, 1], or [-1, 1] if `data.centered`)."""
 
-    images: Image
+    images: Any  # Image, or a NumPy array once it has left the devices
     nfe: int  # network calls an image, counted as they happened
     gradient_calls: int = 0  # guidance gradients an image
-    trajectory: Image | None = None  # states after each step, [n, b, h, w, c]
-    denoised: Image | None = None  # x0 estimates of each step, [n, b, h, w, c]
+    trajectory: Any = None  # states after each step, [n, b, h, w, c]
+    denoised: Any = None  # x0 estimates of each step, [n, b, h, w, c]
 
 
 class Sampler(NamedTuple):
@@ -88,7 +88,7 @@ def _split(tree: Any) -> _Split | None:
     if not named or named[0].mesh.size == 1:
         return None
     specs = (sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec() for sharding in shardings)
-    return _Split(named[0].mesh, tuple(specs))
+    return _Split(cast(Mesh, named[0].mesh), tuple(specs))
 
 
 @functools.partial(jax.jit, static_argnames=("step", "split"), donate_argnames=("state",))

@@ -7,6 +7,7 @@ array operations for 5 steps and for 1000.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def lagrange_integrals(
     nodes: Array,
     start: Array,
     stop: Array,
-    weight: Callable[[Array], Array] = lambda points: 1.0,
+    weight: Callable[[Array], Any] = lambda points: 1.0,
     variable: Callable[[Array], Array] = lambda points: points,
 ) -> Array:
     """Integrals of weight(x) L_j(variable(x)) over [start, stop], one interval a step.

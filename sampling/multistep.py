@@ -83,12 +83,12 @@ def combine(weights: Array, history: Array) -> Image:
 
 def step(denoiser: Denoiser, state: State, row: Coefficients) -> tuple[State, tuple]:
     """Applies one row of a table (see `Coefficients`). 1 NFE. A `sampling.base.Step` without a record."""
-    y_model = row.input_scale * state.y
-    x0 = denoiser(y_model, row.s_model).astype(state.y.dtype)
+    y_model = jnp.asarray(row.input_scale) * state.y
+    x0 = denoiser(y_model, jnp.asarray(row.s_model)).astype(state.y.dtype)
     newest = row.from_y * y_model + row.from_x0 * x0 + row.from_newest * state.history[0]
     history = jnp.concatenate([newest[None], state.history[:-1]])
     corrected = state.y + combine(row.correct, history)
-    return State(row.scale * corrected + combine(row.predict, history), history, x0), ()
+    return State(jnp.asarray(row.scale) * corrected + combine(row.predict, history), history, x0), ()
 
 
 def _x0_table(grid: TimeGrid, scale: Array, predict: Array, correct: Array | None = None) -> Coefficients:

@@ -48,7 +48,7 @@ class Operands(NamedTuple):
     """What a stochastic step is given: the network and where its noise comes from."""
 
     denoiser: Denoiser
-    noise: Callable[[Scalar, Image], Image]  # a pytree
+    noise: Any  # (step, like) -> Image, a pytree: FoldedNoise or PlayedNoise
 
 
 class Rows(NamedTuple):
@@ -220,7 +220,7 @@ def sa(
     tau_squared = np.where((s >= s_min) & (s <= s_max) & (np.arange(n) < n - 1), tau**2, 0.0)
     rate, ratio = 1 + tau_squared, s_next / s
 
-    def weights(k: int, steps: np.ndarray, newer: int) -> np.ndarray:
+    def weights(k: int, steps: np.ndarray, newer: int) -> Any:
         """Integrals over `steps` of the basis on k points, the first of them `newer` points after the start."""
         if k == 1:
             return (1 - ratio[steps] ** rate[steps])[:, None]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as Pillow
 
 import data
+from data import sources
 
 
 def png(pixels):
@@ -166,3 +167,19 @@ def test_what_is_not_a_data_set_is_refused_with_the_setting_to_change(tmp_path):
         data.create_source(tmp_path / "notes")
     with pytest.raises(ValueError, match=r"todo.txt is no folder, zip, npz or TFRecord file"):
         data.create_source(tmp_path / "notes" / "todo.txt")
+
+
+def test_what_is_held_out_of_training_is_every_kth_example_from_the_first():
+    class Numbers:
+        name = "numbers"
+
+        def __len__(self):
+            return 7
+
+        def __getitem__(self, index):
+            return {"image": np.zeros((1, 1, 3), np.uint8), "label": index}
+
+    kept = sources.Without(Numbers(), 3)
+    assert [kept[i]["label"] for i in range(len(kept))] == [1, 2, 4, 5]
+    with pytest.raises(ValueError, match="config.data.holdout=1"):
+        sources.Without(Numbers(), 1)
