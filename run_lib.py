@@ -41,8 +41,8 @@ from models import edm
 from models.denoiser import Denoiser
 from precond.stability import automatic_alpha, stability_warning
 from reports.animation import write_animation
-from reports.grids import image_grid
-from reports.images import to_uint8, write_png
+from reports.grids import comparison_grid, image_grid
+from reports.images import read_png, to_uint8, write_png
 from reports.outputs import RunFolder
 from reports.progress import Progress, format_seconds
 from sampling import base, predictor_corrector
@@ -376,7 +376,8 @@ def sample_groups(
         operands, state = base.begin_on(mesh, sampler, image_keys(config.seed, padded))
         records, before = [], 0
         chunks = base.iterate_chunks(sampler.step, operands, state, sampler.rows, config.sampling.chunk)
-        for state, record, done in chunks:  # noqa: B007
+        for state, record, done in chunks:
+            jax.block_until_ready(state)  # or the bar would show what was asked for, not what is done
             records.append(record)
             on_steps(done - before)
             before = done
@@ -524,6 +525,23 @@ def run_sample(request: Request) -> None:
         cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
         folder.finish(cost, caption(model, sampler))
     logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
+    if config.eval.compare and not (folder_path / "comparison.png").exists():
+        write_comparison(model, sampler, seeds[:8], folder_path)
+
+
+def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folder: Path) -> None:
+    """comparison.png: images of this run above those of config.eval.compare, from equal noise at as many levels."""
+    other = copy.deepcopy(model.config)
+    apply_overrides(other, {"sampling.method": model.config.eval.compare})
+    plain = dataclasses.replace(model, config=other)
+    images = [read_png(folder / f"image_{index}.png").image for index in seeds]
+    drawn = sample(plain, seeds=seeds)
+    rows = {
+        caption(model, sampler).rpartition(", seed")[0]: np.stack(images),
+        f"{other.sampling.method}, {drawn.nfe} network calls an image": to_pixels(plain, drawn.images),
+    }
+    write_png(folder / "comparison.png", comparison_grid(rows, caption=f"equal noise, seed {other.seed}"))
+    logging.info("Both samplers side by side: %s", folder / "comparison.png")
 
 
 def to_pixels(model: Model, images: np.ndarray) -> np.ndarray:

@@ -121,6 +121,7 @@ def _eval() -> dict:
         "num_samples": 16,
         "batch_size": 16,  # images held on the devices at once
         "eval_folder": "eval",  # below the work directory
+        "compare": "",  # also draw the first images by this method, such as "pc", into comparison.png
         "animation": False,  # also write the trajectory as an animated WebP
     }
 
