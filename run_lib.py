@@ -45,7 +45,7 @@ from reports.grids import comparison_grid, image_grid
 from reports.images import read_png, to_uint8, write_png
 from reports.outputs import RunFolder
 from reports.progress import Progress, format_seconds
-from sampling import base, predictor_corrector
+from sampling import base, multistep, predictor_corrector, single_step, time_grids
 from sampling.base import Sampler, SampleResult
 from training import loop, score_matching
 from training.state import create_state
@@ -306,27 +306,51 @@ def create_levels(config: ConfigDict, sde: sde_lib.GaussianSDE) -> sde_lib.Level
 
 def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
     """The sampler of config.sampling on this model, checked as a whole; nothing is compiled."""
-    sampling = config.sampling
-    if sampling.method not in ("pc", "pds"):
-        raise ValueError(f"--method={sampling.method!r} is unknown; choose one of ('pc', 'pds').")
-    levels = create_levels(config, model.sde)
-    settings = predictor_corrector.PredictorCorrector(
-        predictor=sampling.predictor,
-        corrector=sampling.corrector,
-        snr=sampling.snr,
-        n_steps_each=sampling.n_steps_each,
-        noise_removal=sampling.noise_removal,
-        probability_flow=sampling.probability_flow,
-        pds_mode=sampling.pds_mode,
-        step_norm=sampling.step_norm,
-    )
+    method = config.sampling.method
+    if method in ("pc", "pds"):
+        return create_predictor_corrector(model, config, record)
+    if method in multistep.SOLVERS or method in single_step.STEPS:
+        return create_ode_sampler(model, config, record)
+    known = sorted({"pc", "pds", *multistep.SOLVERS, *single_step.STEPS})
+    raise ValueError(f"--method={method!r} is unknown; choose one of {known}.")
+
+
+def predictor_corrector_settings(config: ConfigDict) -> predictor_corrector.PredictorCorrector:
+    fields = dataclasses.fields(predictor_corrector.PredictorCorrector)
+    return predictor_corrector.PredictorCorrector(**{field.name: config.sampling[field.name] for field in fields})
+
+
+def create_predictor_corrector(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
+    """Methods pc and pds: stochastic, with or without a preconditioner."""
+    levels, settings = create_levels(config, model.sde), predictor_corrector_settings(config)
     m = create_preconditioner(config, model.shape, levels)
-    warning = stability_warning(levels, sampling.pds_mode, m)
+    warning = stability_warning(levels, config.sampling.pds_mode, m)
     if warning and settings.predictor != "none":
         logging.warning("%s", warning)
-    return predictor_corrector.create(
-        settings, model.denoiser, levels, m, model.shape, sampling.published_quirks, record
-    )
+    quirks = config.sampling.published_quirks
+    return predictor_corrector.create(settings, model.denoiser, levels, m, model.shape, quirks, record)
+
+
+def create_ode_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
+    """The deterministic solvers (docs/methods/solvers.md): sampling.num_steps steps on a grid that ends at noise 0."""
+    sampling, sde = config.sampling, model.sde
+    n = sampling.num_steps or int(sde.num_scales / sampling.speed_up)
+    s_max, s_min = float(sde.noise_scale(np.float64(1.0))), float(sde.noise_scale(np.float64(sde.end_time)))
+    grid = time_grids.make(sampling.grid or "edm", n, s_max, s_min, sde)
+    prior = sde.prior_sigma / float(sde.alpha(np.float64(1.0)))
+    if sampling.method in single_step.STEPS:
+        return single_step.create(sampling.method, model.denoiser, grid, model.shape, prior, record)
+    order = {"order": sampling.order} if sampling.order else {}
+    try:
+        rows = multistep.table(sampling.method, grid, **order)
+    except TypeError:
+        raise ValueError(f"--method={sampling.method} has one order only; leave config.sampling.order at 0.") from None
+    return multistep.create(rows, model.denoiser, model.shape, prior, record)
+
+
+def num_updates(sampler: Sampler) -> int:
+    """Rows of the sampler's table: turns of its loop."""
+    return len(jax.tree.leaves(sampler.rows)[0])
 
 
 def image_keys(seed: int, indices: Sequence[int]) -> jax.Array:
@@ -478,11 +502,10 @@ def plan(model: Model, sampler: Sampler, count: int) -> str:
     sampling, config = model.config.sampling, model.config
     masks = [kind for kind in ("freq", "space") if sampling[f"{kind}_mask_path"]]
     how = f"pds_mode {sampling.pds_mode}, masks {'+'.join(masks) or 'none'}, alpha {sampling.alpha}"
-    method = f"{sampling.method} ({how})" if masks else sampling.method
-    levels = len(np.unique(sampler.rows.t))
+    method = f"{sampling.method} ({how})" if masks and sampling.method == "pds" else sampling.method
     size = f"{model.num_params / 1e6:.2f} M parameters"
     return (
-        f"{config.model.name} ({size}), {model.shape[0]} px, {method}, {levels} levels, "
+        f"{config.model.name} ({size}), {model.shape[0]} px, {method}, "
         f"{sampler.nfe} network calls an image, {count} images, seed {config.seed}, "
         f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
@@ -512,7 +535,7 @@ def run_sample(request: Request) -> None:
         times = [time.perf_counter()]
         _, size = _group(config, len(seeds))
         todo = sum(bool(pending.intersection(seeds[i : i + size])) for i in range(0, len(seeds), size))
-        with Progress(max(1, todo * len(sampler.rows.t)), "sampling", "update") as progress:
+        with Progress(max(1, todo * num_updates(sampler)), "sampling", "update") as progress:
             for group in sample_groups(model, sampler, config, seeds, pending.isdisjoint, progress.update):
                 times.append(time.perf_counter())
                 for index, image in zip(group.indices, to_pixels(model, group.result.images), strict=True):
@@ -560,17 +583,17 @@ def _seconds(times: list[float]) -> dict[str, float]:
 
 def caption(model: Model, sampler: Sampler) -> str:
     sampling = model.config.sampling
-    mode = f", {sampling.pds_mode}" if sampling.freq_mask_path or sampling.space_mask_path else ""
+    filtered = sampling.method == "pds" and (sampling.freq_mask_path or sampling.space_mask_path)
+    mode = f", {sampling.pds_mode}" if filtered else ""
     return f"{sampling.method}{mode}, {sampler.nfe} network calls an image, seed {model.config.seed}"
 
 
 def gain(model: Model, sampler: Sampler, count: int, seconds: float) -> str:
     """One line after the run: what it took, against the sampler the model was published with."""
-    per_level = sampler.nfe / len(np.unique(sampler.rows.t))
-    full = model.sde.num_scales * per_level
+    full = model.sde.num_scales * predictor_corrector_settings(model.config).steps_per_level()
     return (
         f"{count} images of {sampler.nfe} network calls each in {format_seconds(seconds)}; "
-        f"{full / sampler.nfe:.3g} times fewer calls than the {full:.0f} at speed_up 1."
+        f"{full / sampler.nfe:.3g} times fewer calls than the {full} of the predictor-corrector sampler at speed_up 1."
     )
 
 

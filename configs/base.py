@@ -101,7 +101,8 @@ def _sampling() -> dict:
         "probability_flow": False,  # the predictor solves the deterministic flow instead of the SDE
         "speed_up": 1.0,  # take num_scales / speed_up levels
         "num_steps": 0,  # number of levels or steps; 0 follows speed_up
-        "grid": "",  # where the steps lie; "" is the method's own choice
+        "grid": "",  # where the steps of a deterministic solver lie (docs/methods/solvers.md); "" is "edm"
+        "order": 0,  # of a multistep solver; 0 is its own default
         "pds_mode": "marginal",  # "marginal" (keeps the marginals), "paper" (as published) or "corrector_only"
         "alpha": _number_or_word(5.0),  # mask strength: larger filters less; "auto": from the steps ("paper" only)
         "freq_mask_path": "",  # .npy of per-frequency power, (C, H, W) or (H, W, C); "" for none
