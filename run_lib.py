@@ -504,8 +504,11 @@ def plan(model: Model, sampler: Sampler, count: int) -> str:
     how = f"pds_mode {sampling.pds_mode}, masks {'+'.join(masks) or 'none'}, alpha {sampling.alpha}"
     method = f"{sampling.method} ({how})" if masks and sampling.method == "pds" else sampling.method
     size = f"{model.num_params / 1e6:.2f} M parameters"
+    steps = f"{num_updates(sampler)} steps"
+    if sampling.method in ("pc", "pds"):
+        steps = f"{num_updates(sampler) // predictor_corrector_settings(config).steps_per_level()} levels"
     return (
-        f"{config.model.name} ({size}), {model.shape[0]} px, {method}, "
+        f"{config.model.name} ({size}), {model.shape[0]} px, {method}, {steps}, "
         f"{sampler.nfe} network calls an image, {count} images, seed {config.seed}, "
         f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
