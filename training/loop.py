@@ -162,13 +162,17 @@ def train(
         losses.append(loss)
         norms.append(norm)
         done = step + 1
-        if done % settings.log_every == 0 or done == settings.num_steps:
+        last = done == settings.num_steps
+        logs, saves = done % settings.log_every == 0 or last, done % settings.checkpoint_every == 0 or last
+        if logs or saves:
+            # Before saving too: a state after a bad update must not replace the last good one.
             mean = float(np.mean([float(value) for value in losses]))
             if not np.isfinite(mean):
                 raise FloatingPointError(
                     f"The loss is {mean} at update {done}; the state of the last checkpoint in {folder} is kept. "
                     "Lower --config.optim.lr or set --config.optim.grad_clip."
                 )
+        if logs:
             seconds = (time.perf_counter() - started) / len(losses)
             line = {"step": done, "loss": mean, "grad_norm": float(np.mean([float(n) for n in norms]))}
             with (folder / LOG_FILE).open("a") as file:
@@ -176,7 +180,7 @@ def train(
             if on_progress:
                 on_progress(done, mean)
             losses, norms, started = [], [], time.perf_counter()
-        if done % settings.checkpoint_every == 0 or done == settings.num_steps:
+        if saves:
             save_state(folder, state)
         if on_sample and done % settings.sample_every == 0 and done < settings.num_steps:
             on_sample(state)

@@ -23,7 +23,7 @@ class TrainState(NamedTuple):
 
 
 def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(jnp.array, params)  # copies: the loop donates its state, and the caller keeps their arrays
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
