@@ -6,6 +6,7 @@ A foreign config is Python code and is run as such, with the right to do anythin
 
 import ast
 import logging
+import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -145,10 +146,38 @@ def load_foreign(path: str | Path, method: str = "") -> ConfigDict:
 
 def get_config(argument: str) -> ConfigDict:
     """`--config configs/score_sde.py:FILE` or `...:FILE:method` loads a foreign file through the ordinary flag."""
+    return load_foreign(*_path_and_method(argument))
+
+
+def redirect(arguments: list[str]) -> list[str]:
+    """A command line with a foreign `--config FILE[:method]` sent through `get_config` above; others as they are.
+
+    The flag would run the file itself, without stand-ins. This way overrides (`--config.key=value`) work on it too.
+    """
+    redirected, follows_flag = [], False
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        is_flag = flag in ("--config", "-config")
+        if is_flag and equals:
+            word = f"{flag}={_through_here(value)}"
+        elif follows_flag:
+            word = _through_here(word)
+        follows_flag = is_flag and not equals
+        redirected.append(word)
+    return redirected
+
+
+def _through_here(argument: str) -> str:
+    path, _ = _path_and_method(argument)
+    # Relative: the flag takes what follows the first colon for an argument, and on Windows an absolute path has one.
+    here = os.path.relpath(__file__)
+    return f"{here}:{argument}" if Path(path).is_file() and is_foreign(path) else argument
+
+
+def _path_and_method(argument: str) -> tuple[str, str]:
+    # The last colon only: on Windows a path has one of its own.
     path, _, method = argument.rpartition(":")
-    if method in methods.METHODS:
-        return load_foreign(path, method)
-    return load_foreign(argument)
+    return (path, method) if method in methods.METHODS else (argument, "")
 
 
 def _assign(section: ConfigDict, name: str, key: str, value: Any) -> None:

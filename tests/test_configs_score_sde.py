@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -287,6 +288,18 @@ def test_a_foreign_file_takes_a_method_and_goes_through_the_flag(tmp_path):
     path = write(tmp_path / "ffhq.py", FFHQ)
     assert score_sde.get_config(f"{path}:pc").sampling.method == "pc"
     assert score_sde.get_config(str(path)).sampling.method == "pds"
+
+
+def test_a_command_line_is_redirected_for_foreign_files_only(tmp_path):
+    foreign, ours = write(tmp_path / "ffhq.py", FFHQ), "configs/ve/demo.py:pc"
+    through = f"{os.path.relpath(score_sde.__file__)}:{foreign}"
+    for before, after in [
+        (["main.py", "--config", str(foreign), "--alpha", "5"], ["main.py", "--config", through, "--alpha", "5"]),
+        ([f"--config={foreign}:pc", "--config.seed=1"], [f"--config={through}:pc", "--config.seed=1"]),
+        (["--config", ours, str(foreign)], ["--config", ours, str(foreign)]),
+        (["--config", "missing.py", f"--workdir={foreign}"], ["--config", "missing.py", f"--workdir={foreign}"]),
+    ]:
+        assert score_sde.redirect(before) == after
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDENS.glob("*_tiny.json")))
