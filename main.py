@@ -7,6 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import run_lib
+from configs import score_sde
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -30,7 +31,7 @@ _SHORT = {
     "sampling.freq_mask_path": flags.DEFINE_string("freq_mask_path", None, "Frequency mask: .npy, natural, power:2.0."),
     "sampling.space_mask_path": flags.DEFINE_string("space_mask_path", None, "Pixel mask: .npy."),
     "eval.num_samples": flags.DEFINE_integer("num_samples", None, "How many images."),
-    "eval.batch_size": flags.DEFINE_integer("batch_size", None, "Images held at once."),
+    "eval.batch_size": flags.DEFINE_integer("batch_size", None, "Most images held on all devices at once."),
     "eval.eval_folder": flags.DEFINE_string("eval_folder", None, "Folder for images, below the workdir."),
 }
 
@@ -51,9 +52,9 @@ def main(argv: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """absl's parser, with a misspelt config key as one line instead of a traceback."""
+    """absl's parser; configs written for score_sde run too, and a misspelt key is one line instead of a traceback."""
     try:
-        return app.parse_flags_with_usage(arguments)
+        return app.parse_flags_with_usage(score_sde.redirect(arguments))
     except (AttributeError, KeyError, FileNotFoundError, ValueError) as error:
         sys.exit(f"--config: {error}")
 

@@ -371,8 +371,8 @@ def _group(config: ConfigDict, count: int) -> tuple[list[jax.Device], int]:
     if microbatch < 1:
         raise ValueError(f"config.sampling.microbatch={microbatch} must be at least 1.")
     # Batch-mean step sizes tie the images of a group to one another: they stay on one device.
-    limit = 1 if config.sampling.step_norm == "batch" else jax.device_count()
-    devices = jax.devices()[: min(limit, -(-count // microbatch))]
+    limit = 1 if config.sampling.step_norm == "batch" else max(1, config.eval.batch_size // microbatch)
+    devices = jax.devices()[: min(limit, -(-count // microbatch), jax.device_count())]
     return devices, microbatch * len(devices)
 
 

@@ -120,7 +120,7 @@ def _eval() -> dict:
     """What a run writes below the work directory."""
     return {
         "num_samples": 16,
-        "batch_size": 16,  # images held on the devices at once
+        "batch_size": 1024,  # most images held on all devices at once; each device takes sampling.microbatch
         "eval_folder": "eval",  # below the work directory
         "compare": "",  # also draw the first images by this method, such as "pc", into comparison.png
         "animation": False,  # also write the trajectory as an animated WebP

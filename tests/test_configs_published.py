@@ -169,3 +169,14 @@ def test_a_method_changes_only_the_keys_it_names(method):
     for section, values in plain.items():
         expected = {**values, **edits[section]} if section in edits else values
         assert edited[section] == expected
+
+
+@pytest.mark.parametrize("mode", ["paper", "marginal", "corrector_only"])
+def test_a_pds_mode_is_a_method_of_its_name(mode):
+    sampling = load("ve/ffhq_ncsnpp_continuous.py", f"pds_{mode}").sampling
+    assert (sampling.method, sampling.pds_mode) == ("pds", mode)
+    assert sampling.step_norm == ("batch" if mode == "paper" else "sample")
+
+
+def test_pc_is_the_sampler_without_a_preconditioner():
+    assert load("ve/ffhq_ncsnpp_continuous.py", "pc").sampling.method == "pc"

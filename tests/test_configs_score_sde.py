@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import configs
-from configs import check, score_sde
+from configs import check, score_sde, score_sde_defaults
 from configs.ve import bedroom_ncsnpp_continuous, cifar10_ncsnpp_continuous, ffhq_ncsnpp_continuous
 from configs.vp.ddpm import cifar10_continuous
 
@@ -264,6 +264,23 @@ def test_a_file_inside_its_own_tree_starts_from_the_defaults_of_that_tree(tmp_pa
     assert (loaded.data.image_size, loaded.sde.num_scales) == (48, 777)
 
 
+@pytest.mark.parametrize(
+    ("module", "size", "levels", "sigma_max", "snr", "dropout", "batch"),
+    [
+        ("default_cifar10_configs", 32, 1000, 50, 0.16, 0.1, 128),
+        ("default_celeba_configs", 64, 1000, 90, 0.17, 0.1, 128),
+        ("default_lsun_configs", 256, 2000, 378, 0.075, 0, 64),
+    ],
+)
+def test_our_copies_of_the_defaults_are_the_published_ones(module, size, levels, sigma_max, snr, dropout, batch):
+    theirs = score_sde_defaults.default_config(module)
+    assert (theirs["data"]["image_size"], theirs["model"]["num_scales"]) == (size, levels)
+    assert (theirs["model"]["sigma_max"], theirs["sampling"]["snr"]) == (sigma_max, snr)
+    assert (theirs["model"]["dropout"], theirs["training"]["batch_size"]) == (dropout, batch)
+    theirs["model"]["sigma_max"] = 1  # a copy each time
+    assert score_sde_defaults.default_config(module)["model"]["sigma_max"] == sigma_max
+
+
 def test_nothing_of_the_foreign_tree_stays_in_memory(tmp_path):
     before = dict(sys.modules)
     score_sde.load_foreign(write(tmp_path / "ffhq.py", FFHQ))
@@ -315,6 +332,8 @@ def test_the_configs_beside_the_published_networks_translate_without_loss(name, 
     for key in set(theirs["model"]) & set(ours.model):
         value = theirs["model"][key]
         assert ours.model[key] == (tuple(value) if isinstance(value, list) else value)
+    assert ours.sampling.predictor == theirs["sampling"]["predictor"].removesuffix("_sampling")
+    assert ours.sampling.corrector == theirs["sampling"]["corrector"]
     assert ours.sde.name == theirs["training"]["sde"] and ours.model.continuous is theirs["training"]["continuous"]
 
 

@@ -107,7 +107,7 @@ def _update(optimizer: optax.GradientTransformation, rate: float, state: TrainSt
     step = state.step + 1
     decay = ema_decay(step, rate) if rate else 0.0
     ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
-    return TrainState(step, params, ema_params, opt_state), optax.global_norm(gradients)
+    return TrainState(step, params, ema_params, opt_state), optax.tree.norm(gradients)
 
 
 def update_step(
