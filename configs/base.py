@@ -128,8 +128,9 @@ def _eval() -> dict:
 
 
 def _training() -> dict:
-    """Denoising score matching."""
+    """Training: the loop, and denoising score matching."""
     return {
+        "method": "score_matching",  # what is trained (modes/train.py)
         "batch_size": 128,  # images an update
         "microbatch": 0,  # images a network call, gradients summed; 0 takes the batch at once
         "num_steps": 1_300_001,  # updates

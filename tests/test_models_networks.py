@@ -13,6 +13,7 @@ import pytest
 import checkpoints
 import models
 import run_lib
+from builders.model import create_network
 from checkpoints import fitting, names
 from checkpoints.base import flatten
 from configs import score_sde
@@ -84,7 +85,7 @@ def test_raw_weights_are_loaded_on_request(name):
 @pytest.mark.parametrize("name", TORCH)
 def test_module_names_go_to_pytorch_and_back(name):
     model, _ = published(name)
-    order = models.module_order(run_lib.create_network(model.config), model.shape)
+    order = models.module_order(create_network(model.config), model.shape)
     stored = checkpoints.read(GOLDENS / f"{name}.pth")
     flat = names.flax_names(stored.raw, order)
     back = names.torch_names(flat, order)
@@ -112,7 +113,7 @@ PUBLISHED_SIZES = {  # parameters of the published checkpoints
 def test_published_configs_build_networks_of_the_published_size(name):
     config = run_lib.load_config_file(Path(__file__).parents[1] / "configs" / f"{name}.py")
     size = config.data.image_size
-    shapes = models.param_shapes(run_lib.create_network(config), (size, size, config.data.num_channels))
+    shapes = models.param_shapes(create_network(config), (size, size, config.data.num_channels))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PUBLISHED_SIZES[name]
 
 

@@ -1,17 +1,24 @@
 """One config, one weight file, one folder of images: what the modes promise, on a published network of 16 pixels."""
 
+import copy
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image as Pillow
 
 import run_lib
+from builders.config import apply_overrides
+from builders.model import find_checkpoint
 from configs import base as base_config
 from masks.files import read_mask
+from modes.request import parse_seeds
+from modes.sample import plan
 from reports.images import read_png
+from reports.progress import Progress
 from run_lib import Request
 
 GOLDENS = Path(__file__).parent / "goldens" / "pds"
@@ -70,7 +77,7 @@ def draw(config_file, overrides):
     def draw(workdir: Path, seeds: str = "", more: dict | None = None, dry_run: bool = False) -> dict[str, bytes]:
         config = run_lib.resolve_config(config_file)
         request = Request(config, workdir, str(WEIGHTS), "", seeds, overrides | (more or {}), dry_run)
-        run_lib.run_sample(request)
+        run_lib.MODES["sample"](request)
         return images_of(workdir / "eval")
 
     return draw
@@ -80,7 +87,7 @@ def draw(config_file, overrides):
 def reference(home, config_file, overrides) -> Path:
     """A run of seven images: two groups on two devices, the last padded."""
     config = run_lib.resolve_config(config_file)
-    run_lib.run_sample(Request(config, home / "reference", str(WEIGHTS), "", "0-6", overrides))
+    run_lib.MODES["sample"](Request(config, home / "reference", str(WEIGHTS), "", "0-6", overrides))
     return home / "reference" / "eval"
 
 
@@ -95,10 +102,10 @@ def test_the_flag_wins_over_the_config_and_the_config_over_the_workdir(tmp_path)
         (folder / name).touch()
     (tmp_path / "flag.pth").touch()
     (tmp_path / "config.pth").touch()
-    assert run_lib.find_checkpoint(config, tmp_path) == folder / "checkpoint.pth"
+    assert find_checkpoint(config, tmp_path) == folder / "checkpoint.pth"
     config.checkpoint = str(tmp_path / "config.pth")
-    assert run_lib.find_checkpoint(config, tmp_path) == tmp_path / "config.pth"
-    assert run_lib.find_checkpoint(config, tmp_path, str(tmp_path / "flag.pth")) == tmp_path / "flag.pth"
+    assert find_checkpoint(config, tmp_path) == tmp_path / "config.pth"
+    assert find_checkpoint(config, tmp_path, str(tmp_path / "flag.pth")) == tmp_path / "flag.pth"
 
 
 def test_the_only_file_in_the_folder_is_taken_and_several_are_listed(tmp_path):
@@ -107,28 +114,28 @@ def test_the_only_file_in_the_folder_is_taken_and_several_are_listed(tmp_path):
     (folder / "a.pth").touch()
     (folder / ".hidden").touch()
     config = base_config.get_config()
-    assert run_lib.find_checkpoint(config, tmp_path) == folder / "a.pth"
+    assert find_checkpoint(config, tmp_path) == folder / "a.pth"
     (folder / "b.pth").touch()
     with pytest.raises(FileNotFoundError, match=r"several files \(a.pth, b.pth\).*--checkpoint"):
-        run_lib.find_checkpoint(config, tmp_path)
+        find_checkpoint(config, tmp_path)
 
 
 def test_a_missing_weight_file_is_named_with_where_it_was_asked_for(tmp_path):
     config = base_config.get_config()
     with pytest.raises(FileNotFoundError, match=r"give --checkpoint FILE.*checkpoints/checkpoint.pth"):
-        run_lib.find_checkpoint(config, tmp_path)
+        find_checkpoint(config, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"--checkpoint names .*gone.pth, which does not exist"):
-        run_lib.find_checkpoint(config, tmp_path, str(tmp_path / "gone.pth"))
+        find_checkpoint(config, tmp_path, str(tmp_path / "gone.pth"))
     config.checkpoint = str(tmp_path / "gone.pth")
     with pytest.raises(FileNotFoundError, match=r"config.checkpoint names .*gone.pth"):
-        run_lib.find_checkpoint(config, tmp_path)
+        find_checkpoint(config, tmp_path)
 
 
 def test_a_config_of_either_layout_or_its_path_resolves_to_the_same(config_file):
     ours = run_lib.resolve_config(config_file)
     assert ours.sde.name == "vesde" and ours.data.image_size == 16 and ours.model.nf == 8
     assert run_lib.resolve_config(ours).to_dict() == ours.to_dict()
-    theirs = run_lib.ConfigDict(PUBLISHED)
+    theirs = ConfigDict(PUBLISHED)
     assert run_lib.resolve_config(theirs).to_dict() == ours.to_dict()
 
 
@@ -150,7 +157,7 @@ def test_a_config_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_converted_file_loads_without_a_config_and_holds_the_same_bits(tmp_path, model, config_file):
     output = tmp_path / "model.safetensors"
-    run_lib.run_convert(Request(run_lib.resolve_config(config_file), None, str(WEIGHTS), str(output)))
+    run_lib.MODES["convert"](Request(run_lib.resolve_config(config_file), None, str(WEIGHTS), str(output)))
     again = run_lib.load(None, output)
     assert again.config.to_dict() == model.config.to_dict()
     jax.tree.map(np.testing.assert_array_equal, again.denoiser.params, model.denoiser.params)
@@ -158,7 +165,7 @@ def test_a_converted_file_loads_without_a_config_and_holds_the_same_bits(tmp_pat
 
 def test_conversion_needs_an_output(config_file):
     with pytest.raises(ValueError, match="--output is missing"):
-        run_lib.run_convert(Request(run_lib.resolve_config(config_file), None, str(WEIGHTS)))
+        run_lib.MODES["convert"](Request(run_lib.resolve_config(config_file), None, str(WEIGHTS)))
 
 
 def test_raw_weights_differ_from_the_averaged_ones(model, config_file):
@@ -168,10 +175,10 @@ def test_raw_weights_differ_from_the_averaged_ones(model, config_file):
 
 
 def test_inspection_says_whether_the_network_fits_and_names_the_tensors(tmp_path, config_file, capsys):
-    run_lib.run_inspect(Request(run_lib.resolve_config(config_file), None, str(WEIGHTS)))
+    run_lib.MODES["inspect"](Request(run_lib.resolve_config(config_file), None, str(WEIGHTS)))
     assert "The network of the config fits." in capsys.readouterr().out
     wrong = run_lib.resolve_config(write_config(tmp_path / "wide.py", nf=16))
-    run_lib.run_inspect(Request(wrong, None, str(WEIGHTS)))
+    run_lib.MODES["inspect"](Request(wrong, None, str(WEIGHTS)))
     printed = capsys.readouterr().out
     assert "does not fit" in printed and "of another shape" in printed
     assert "AttnBlockpp_0/NIN_3/W (16, 16) instead of (32, 32)" in printed
@@ -183,28 +190,28 @@ def test_inspection_says_whether_the_network_fits_and_names_the_tensors(tmp_path
 
 
 def test_seeds_are_ranges_and_numbers_in_the_order_asked():
-    assert run_lib.parse_seeds("", 3) == [0, 1, 2]
-    assert run_lib.parse_seeds("0-3,9", 1) == [0, 1, 2, 3, 9]
-    assert run_lib.parse_seeds("7, 3", 1) == [7, 3]
+    assert parse_seeds("", 3) == [0, 1, 2]
+    assert parse_seeds("0-3,9", 1) == [0, 1, 2, 3, 9]
+    assert parse_seeds("7, 3", 1) == [7, 3]
 
 
 @pytest.mark.parametrize("text", ["x", "3-1", "-1", "1-", "1,,2"])
 def test_seeds_that_are_no_range_are_refused(text):
     with pytest.raises(ValueError, match=r"--seeds=.*neither a number nor a range"):
-        run_lib.parse_seeds(text, 1)
+        parse_seeds(text, 1)
 
 
 def test_an_image_named_twice_is_refused():
     with pytest.raises(ValueError, match="names an image twice"):
-        run_lib.parse_seeds("0-3,2", 1)
+        parse_seeds("0-3,2", 1)
 
 
 def test_the_plan_names_network_masks_levels_calls_and_images(model, overrides):
-    config = run_lib.copy.deepcopy(model.config)
-    run_lib.apply_overrides(config, overrides)
+    config = copy.deepcopy(model.config)
+    apply_overrides(config, overrides)
     planned = run_lib.Model(model.denoiser, config)
     sampler = run_lib.create_sampler(planned, config)
-    line = run_lib.plan(planned, sampler, 7)
+    line = plan(planned, sampler, 7)
     for part in ("ncsnpp", "16 px", "pds (pds_mode marginal, masks freq+space, alpha 5", " 4 levels", "7 images"):
         assert part in line
     assert f"{sampler.nfe} network calls an image" in line
@@ -261,7 +268,7 @@ def test_a_run_that_dies_in_the_middle_is_finished_with_the_same_bits(draw, refe
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_lib.Progress, "update", dies)
+        patch.setattr(Progress, "update", dies)
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path, "0-6")
     assert set(images_of(tmp_path / "eval")) == {f"image_{i}.png" for i in range(4)}
@@ -344,7 +351,7 @@ def small_config(pictures: Path):
 
 
 def test_estimated_masks_are_the_published_formulas_and_can_be_read(tmp_path, pictures):
-    run_lib.run_masks(Request(small_config(pictures), tmp_path))
+    run_lib.MODES["masks"](Request(small_config(pictures), tmp_path))
     x = np.stack([np.asarray(Pillow.open(path)) for path in sorted(pictures.iterdir())]) / 255
     power = (np.abs(np.fft.fft2(x, axes=(1, 2))) ** 2).mean(0)
     freq = read_mask(str(tmp_path / "masks" / "freq.npy"), "freq", (16, 16, 3))
@@ -354,14 +361,14 @@ def test_estimated_masks_are_the_published_formulas_and_can_be_read(tmp_path, pi
 
 
 def test_masks_and_training_ask_for_images(tmp_path):
-    for mode in (run_lib.run_masks, run_lib.run_prepare, run_lib.run_train):
+    for mode in ("masks", "prepare", "train"):
         with pytest.raises(ValueError, match="config.data.source is empty"):
-            mode(Request(base_config.get_config(), tmp_path))
+            run_lib.MODES[mode](Request(base_config.get_config(), tmp_path))
 
 
 @pytest.mark.slow
 def test_training_leaves_weights_that_load_without_a_config(tmp_path, pictures):
-    run_lib.run_train(Request(small_config(pictures), tmp_path))
+    run_lib.MODES["train"](Request(small_config(pictures), tmp_path))
     trained = run_lib.load(None, workdir=tmp_path, checkpoint=tmp_path / "checkpoints" / "model.safetensors")
     assert trained.shape == (16, 16, 3) and trained.config.model.nf == 8
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.denoiser.params))

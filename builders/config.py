@@ -1,0 +1,65 @@
+"""Configs: from ours, from files written for score_sde, from a checkpoint; and the short flags put into them."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import checkpoints
+from configs import base as base_config
+from configs import methods, score_sde
+
+
+def resolve_config(
+    config: ConfigDict | str | Path | None, checkpoint: checkpoints.Checkpoint | None = None
+) -> ConfigDict:
+    """A config in our layout from ours, score_sde's, the path of either's file, or (None) the checkpoint's own."""
+    if config is None:
+        if checkpoint is None or checkpoint.config is None:
+            raise ValueError(
+                f"{checkpoint.path if checkpoint else 'The checkpoint'} does not carry its architecture; "
+                "name a config with --config (see configs/)."
+            )
+        config = ConfigDict(checkpoint.config)
+    found = load_config_file(config) if isinstance(config, str | Path) else config
+    return _with_defaults(score_sde.translate(found) if score_sde.is_score_sde_layout(found) else found)
+
+
+def _with_defaults(config: ConfigDict) -> ConfigDict:
+    """`config` over the defaults of every key, so that a file written by an older version still has the newer keys."""
+    full = base_config.get_config()
+    with full.unlocked():
+        full.update(config.to_dict())
+    return full
+
+
+def load_config_file(path: str | Path) -> ConfigDict:
+    """Runs a config file, ours ("file.py" or "file.py:method") or one written for score_sde. A config is code."""
+    file, _, method = str(path).partition(":")
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"There is no config file {file} (--config).")
+    if score_sde.is_foreign(file):
+        return score_sde.load_foreign(file, method)
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--config={path}: {file} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(method) if method else module.get_config()
+
+
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Sets dotted keys; a "sampling.method" that names a method of configs/methods.py applies the whole of its edit."""
+    for key, value in overrides.items():
+        if key == "sampling.method" and value in methods.METHODS:
+            methods.apply(config, value)
+        else:
+            config.update_from_flattened_dict({key: value})
+
+
+def shipped(path: str) -> str:
+    """`path`, or the file of this name in the repository: shipped configs work from any folder."""
+    here = Path(__file__).parent.parent / path
+    return str(here) if not Path(path).exists() and here.is_file() else path

@@ -1,0 +1,111 @@
+"""Runs a sampler for a list of images: group by group on all devices, the same bits however the list is cut."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from builders.model import Model
+from builders.samplers import create_sampler
+from reports.images import to_uint8
+from sampling import base
+from sampling.base import Sampler, SampleResult
+
+
+def image_keys(seed: int, indices: Sequence[int]) -> jax.Array:
+    """The key of each image: fold_in(key(config.seed), index). Its start noise is normal(key)."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices, jnp.uint32))
+
+
+class Group(NamedTuple):
+    """The images of one run of the compiled sampler."""
+
+    indices: list[int]  # of the images, without padding
+    result: SampleResult
+
+
+def group_size(config: ConfigDict, count: int) -> tuple[list[jax.Device], int]:
+    """The devices that `count` images keep busy, and how many images they take at once."""
+    microbatch = config.sampling.microbatch
+    if microbatch < 1:
+        raise ValueError(f"config.sampling.microbatch={microbatch} must be at least 1.")
+    # Batch-mean step sizes tie the images of a group to one another: they stay on one device.
+    limit = 1 if config.sampling.step_norm == "batch" else max(1, config.eval.batch_size // microbatch)
+    devices = jax.devices()[: min(limit, -(-count // microbatch), jax.device_count())]
+    return devices, microbatch * len(devices)
+
+
+def sample_groups(
+    model: Model,
+    sampler: Sampler,
+    config: ConfigDict,
+    seeds: Sequence[int],
+    skip: Callable[[list[int]], bool] = lambda indices: False,
+    on_steps: Callable[[int], None] = lambda steps: None,
+) -> Iterator[Group]:
+    """Runs `sampler` for the images `seeds`, group by group.
+
+    A group is one call of the program: `sampling.microbatch` images on each device, the last padded. Groups are cut
+    from the whole list whatever was done before, so that a resumed run computes the same bits. `skip(indices)` leaves
+    a group out, `on_steps(n)` reports n steps done.
+    """
+    devices, size = group_size(config, len(seeds))
+    mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
+    for start in range(0, len(seeds), size):
+        indices = list(seeds[start : start + size])
+        if skip(indices):
+            continue
+        padded = indices + [indices[-1]] * (size - len(indices))
+        operands, state = base.begin_on(mesh, sampler, image_keys(config.seed, padded))
+        records, before = [], 0
+        chunks = base.iterate_chunks(sampler.step, operands, state, sampler.rows, config.sampling.chunk)
+        for state, record, done in chunks:
+            jax.block_until_ready(state)  # or the bar would show what was asked for, not what is done
+            records.append(record)
+            on_steps(done - before)
+            before = done
+        yield Group(indices, _result(sampler, state, records, len(indices)))
+
+
+def _result(sampler: Sampler, state: Any, records: list[Any], count: int) -> SampleResult:
+    images = np.asarray(sampler.image(state))[:count]
+    if not jax.tree.leaves(records):
+        return SampleResult(images, sampler.nfe, sampler.gradient_calls)
+    trajectory, denoised = (np.concatenate([np.asarray(part[k]) for part in records])[:, :count] for k in (0, 1))
+    return SampleResult(images, sampler.nfe, sampler.gradient_calls, trajectory, denoised)
+
+
+def sample(
+    model: Model,
+    sampling: ConfigDict | Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = range(16),
+    record: bool = False,
+) -> SampleResult:
+    """Images number `seeds` of a model.
+
+    Args:
+      sampling: changes to config.sampling, such as {"method": "pds", "speed_up": 20}.
+      seeds: indices under config.seed; image i depends on (config.seed, i, settings) alone.
+      record: also return the states and the x0 estimates after every update.
+
+    Returns images [n, h, w, c] in the model's data range, as NumPy arrays, with the count of network calls.
+    """
+    config = copy.deepcopy(model.config)
+    with config.unlocked():
+        config.sampling.update(dict(sampling or {}))
+    sampler = create_sampler(model, config, record)
+    results = [group.result for group in sample_groups(model, sampler, config, seeds)]
+    joined = [
+        None if results[0][k] is None else np.concatenate([r[k] for r in results], axis)
+        for k, axis in ((0, 0), (3, 1), (4, 1))
+    ]
+    return SampleResult(joined[0], sampler.nfe, sampler.gradient_calls, *joined[1:])
+
+
+def to_pixels(model: Model, images: np.ndarray) -> np.ndarray:
+    """Images in the model's data range to uint8, rounded and clamped."""
+    return to_uint8((images + 1) / 2 if model.config.data.centered else images)

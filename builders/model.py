@@ -1,0 +1,167 @@
+"""From a config and a weight file to a `Model`: the network, its conventions, its process, its parameters."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import checkpoints
+import models
+import sde_lib
+from array_types import Image
+from builders.config import resolve_config, shipped
+from checkpoints import fitting, names
+from configs import base as base_config
+from configs import check
+from models import denoiser as denoisers
+from models import edm
+from models.denoiser import Denoiser
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A pretrained model ready to be sampled: the public Python face.
+
+    `network(x, labels)`, `score(x, t)` and `denoise(y, s)` as in `models.denoiser.Denoiser`; images are [b, h, w, c] in
+    the data range of the model ([-1, 1] if `config.data.centered`, else [0, 1]).
+    """
+
+    denoiser: Denoiser
+    config: ConfigDict
+    weights_hash: str = ""
+
+    @property
+    def sde(self) -> sde_lib.GaussianSDE:
+        return self.denoiser.sde
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image, (h, w, c)."""
+        data = self.config.data
+        return data.image_size, data.image_size, data.num_channels
+
+    @property
+    def num_params(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.denoiser.params))
+
+    def network(self, x: Image, labels: jax.Array) -> Image:
+        return self.denoiser.network(self.denoiser.params, x, labels)
+
+    def score(self, x: Image, t: jax.Array) -> Image:
+        return self.denoiser.score(x, t)
+
+    def denoise(self, y: Image, s: jax.Array) -> Image:
+        return self.denoiser.denoise(y, s)
+
+
+def create_network(config: ConfigDict):
+    """The Flax module of config.model for images of config.data."""
+    check.validate(config)
+    sde = create_sde(config)
+    discrete = isinstance(sde, sde_lib.VESDE) and config.model.scaling == "none"
+    return models.create_network(
+        config.model.name,
+        config.model.to_dict(),
+        # Under EDM's scaling the network sees data that is centred and scaled already.
+        centered=config.data.centered or config.model.scaling == "edm",
+        discrete_sigmas=tuple(denoisers.level_table(sde)) if discrete else (),
+        dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
+    )
+
+
+def create_sde(config: ConfigDict) -> sde_lib.GaussianSDE:
+    return sde_lib.create_sde(**config.sde.to_dict())
+
+
+def create_denoiser(config: ConfigDict, params: Any) -> Denoiser:
+    """The network of config.model under its conventions, with `params`."""
+    sde = create_sde(config)
+    network = _Apply(create_network(config))
+    if config.model.scaling == "edm":
+        scaled = edm.Scaled(network, config.model.sigma_data, config.data.centered)
+        return Denoiser(params, scaled, sde, "x0", "sigma")
+    if config.model.scaling != "none":
+        raise ValueError(f"config.model.scaling={config.model.scaling!r} is unknown; choose 'none' or 'edm'.")
+    return Denoiser(params, network, sde, config.model.predicts, denoisers.told(sde, config.model.continuous))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """`(params, x, labels) -> output` of a Flax module; equal for equal modules, which share compiled samplers."""
+
+    module: Any
+
+    def __call__(self, params: Any, x: Image, labels: jax.Array) -> Image:
+        return self.module.apply({"params": params}, x, labels)
+
+
+def find_checkpoint(config: ConfigDict, workdir: str | Path | None, flag: str = "") -> Path:
+    """The weight file of a run: --checkpoint, config.checkpoint, W/checkpoints/checkpoint.pth, or the only file there.
+
+    Raises FileNotFoundError that lists the places searched, or the candidates where there are several.
+    """
+    if flag:
+        return _existing(Path(flag), "--checkpoint")
+    if config.checkpoint:
+        return _existing(Path(shipped(config.checkpoint)), "config.checkpoint")
+    folder = Path(workdir or ".") / "checkpoints"
+    published = folder / "checkpoint.pth"
+    if published.exists():
+        return published
+    files = sorted(entry for entry in folder.glob("*") if not entry.name.startswith(".")) if folder.is_dir() else []
+    if len(files) == 1:
+        return files[0]
+    if files:
+        listed = ", ".join(file.name for file in files)
+        raise FileNotFoundError(f"{folder} holds several files ({listed}); name one with --checkpoint.")
+    raise FileNotFoundError(
+        f"No weights found: give --checkpoint FILE, set config.checkpoint, or put the file at {published}."
+    )
+
+
+def _existing(path: Path, origin: str) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{origin} names {path}, which does not exist.")
+    return path
+
+
+def named_tensors(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[dict, Mapping[str, tuple[int, ...]]]:
+    """The file's tensors under the network's names, and the shapes that network expects."""
+    module = create_network(config)
+    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    expected = fitting.shapes(models.param_shapes(module, shape))
+    order = models.module_order(module, shape)
+    return names.network_names(stored, expected, order, config.model.ema), expected
+
+
+def read_params(stored: checkpoints.Checkpoint, config: ConfigDict) -> Any:
+    """The network's parameter tree from a weight file; every name and shape is checked."""
+    return jax.tree.map(jnp.asarray, fitting.fit(*named_tensors(stored, config), stored.path))
+
+
+def load(
+    config: ConfigDict | str | Path | None = None,
+    checkpoint: str | Path = "",
+    ema: bool | None = None,
+    workdir: str | Path | None = None,
+) -> Model:
+    """A model from a config and a weight file, ready to be sampled.
+
+    Args:
+      config: ours or score_sde's, as a ConfigDict or a path; None takes the one that the file carries.
+      checkpoint: file or folder; "" follows the look-up order of `find_checkpoint`.
+      ema: the averaged weights; None follows config.model.ema.
+      workdir: where W/checkpoints is looked for.
+
+    Raises FileNotFoundError or ValueError that names the file, the tensor or the key. No network is run.
+    """
+    resolved = None if config is None else resolve_config(config)
+    stored = checkpoints.read(find_checkpoint(resolved or base_config.get_config(), workdir, str(checkpoint)))
+    full = resolved or resolve_config(None, stored)
+    if ema is not None:
+        full.model.ema = ema
+    return Model(create_denoiser(full, read_params(stored, full)), full, stored.sha256())

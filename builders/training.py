@@ -1,0 +1,66 @@
+"""From config.training, config.optim and config.data to what every trainer needs: images, optimiser, the loop."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from data import create_source
+from data.pipeline import Batches, open_images
+from data.sources import Without
+from reports.progress import Progress
+from training import loop
+from training.state import TrainState, create_state
+
+
+def data_source(config: ConfigDict) -> str:
+    if not config.data.source:
+        raise ValueError("config.data.source is empty: name a folder, zip, npz or tfds folder of images.")
+    return config.data.source
+
+
+def create_batches(config: ConfigDict) -> Batches:
+    """Batches of the training images of config.data, held-out ones left out, with labels where the source has them."""
+    data = config.data
+    source = create_source(data_source(config), data.split)
+    if data.holdout:
+        source = Without(source, data.holdout)
+    images, labels = open_images(source, data.image_size, data.num_channels)
+    return Batches(images, config.training.batch_size, config.seed, data.random_flip, labels)
+
+
+def loop_settings(config: ConfigDict) -> loop.LoopSettings:
+    return loop.LoopSettings(
+        **{field.name: config.training[field.name] for field in dataclasses.fields(loop.LoopSettings)}
+    )
+
+
+def run_loop(
+    config: ConfigDict,
+    loss: loop.LossFn,
+    params: Any,
+    batches: loop.BatchSource,
+    folder: Path,
+    snapshot: Callable[[TrainState], None],
+    what: str = "training",
+) -> TrainState:
+    """The training loop from `params`, or from the state saved in `folder`, with a progress bar.
+
+    `snapshot(state)` is called every config.training.sample_every updates and at the end.
+    """
+    settings = loop_settings(config)
+    optimizer = loop.create_optimizer(num_steps=settings.num_steps, **config.optim.to_dict())
+    with Progress(settings.num_steps, what, "update") as progress:
+        last = [0]
+
+        def on_progress(step: int, loss: float) -> None:
+            progress.update(step - last[0])
+            last[0] = step
+
+        start = create_state(params, optimizer)
+        state = loop.train(loss, optimizer, settings, start, batches, config.seed, folder, snapshot, on_progress)
+    snapshot(jax.block_until_ready(state))
+    return state

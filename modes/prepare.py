@@ -1,0 +1,16 @@
+"""--mode=prepare: a data set packed once, at the size of the config."""
+
+from absl import logging
+
+from builders.config import resolve_config
+from builders.training import data_source
+from data import create_source, prepare
+from modes.request import Request, workdir_of
+
+
+def run(request: Request) -> None:
+    """Packs config.data.source once, at the config's size, as a data set under W/data that needs no decoding."""
+    config = resolve_config(request.config)
+    source = create_source(data_source(config))
+    path = prepare.prepare(source, config.data.image_size, workdir_of(request) / "data", config.data.num_channels)
+    logging.info("Wrote %s; use it as --config.data.source.", path)

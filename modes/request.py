@@ -1,0 +1,52 @@
+"""The command line as a mode sees it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from builders.config import apply_overrides
+from builders.model import Model, load
+
+
+class Request(NamedTuple):
+    """The command line, after flags have been put into the config."""
+
+    config: ConfigDict | None  # None: --config was left out
+    workdir: Path | None
+    checkpoint: str = ""
+    output: str = ""
+    seeds: str = ""
+    overrides: Mapping[str, Any] = {}  # config keys set by short flags
+    dry_run: bool = False
+
+
+def open_model(request: Request) -> Model:
+    """The model of a request, with the short flags applied to whichever config it has."""
+    model = load(request.config, request.checkpoint, workdir=request.workdir)
+    apply_overrides(model.config, request.overrides)
+    return model
+
+
+def workdir_of(request: Request) -> Path:
+    if request.workdir is None:
+        raise ValueError("--workdir is missing: name the folder that results are written to.")
+    return request.workdir
+
+
+def parse_seeds(text: str, count: int) -> list[int]:
+    """ "0-63", "3,7" or "0-3,9" -> the indices; "" -> the first `count`."""
+    if not text:
+        if count < 1:
+            raise ValueError(f"--num_samples={count} must be at least 1.")
+        return list(range(count))
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and (not high.isdecimal() or int(high) < int(low))):
+            raise ValueError(f"--seeds={text!r}: {part!r} is neither a number nor a range such as 0-63.")
+        seeds += range(int(low), int(high if dash else low) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds={text!r} names an image twice.")
+    return seeds

@@ -1,0 +1,122 @@
+"""--mode=sample: images into W/<eval_folder>, resumable, with their grid, their cost and a comparison."""
+
+import copy
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+
+from builders.config import apply_overrides
+from builders.draw import group_size, sample, sample_groups, to_pixels
+from builders.model import Model
+from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
+from modes.request import Request, open_model, parse_seeds, workdir_of
+from reports.animation import write_animation
+from reports.grids import comparison_grid, image_grid
+from reports.images import read_png, write_png
+from reports.outputs import RunFolder
+from reports.progress import Progress, format_seconds
+from sampling.base import Sampler
+
+
+def plan(model: Model, sampler: Sampler, count: int) -> str:
+    """One line before anything is compiled: what will run, and what it costs."""
+    sampling, config = model.config.sampling, model.config
+    masks = [kind for kind in ("freq", "space") if sampling[f"{kind}_mask_path"]]
+    how = f"pds_mode {sampling.pds_mode}, masks {'+'.join(masks) or 'none'}, alpha {sampling.alpha}"
+    method = f"{sampling.method} ({how})" if masks and sampling.method == "pds" else sampling.method
+    size = f"{model.num_params / 1e6:.2f} M parameters"
+    steps = f"{num_updates(sampler)} steps"
+    if sampling.method in ("pc", "pds"):
+        steps = f"{num_updates(sampler) // predictor_corrector_settings(config).steps_per_level()} levels"
+    return (
+        f"{config.model.name} ({size}), {model.shape[0]} px, {method}, {steps}, "
+        f"{sampler.nfe} network calls an image, {count} images, seed {config.seed}, "
+        f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s)"
+    )
+
+
+def run(request: Request) -> None:
+    """Draws images into W/<eval_folder>; a run that was interrupted is finished, not repeated."""
+    model = open_model(request)
+    config = model.config
+    sampler = create_sampler(model, config, record=config.eval.animation)
+    seeds = parse_seeds(request.seeds, config.eval.num_samples)
+    logging.info("%s", plan(model, sampler, len(seeds)))
+    if request.dry_run:
+        return
+    folder_path = workdir_of(request) / config.eval.eval_folder
+    settings = {
+        "config": {key: config[key].to_dict() for key in ("sde", "model", "data", "sampling")},
+        "seed": config.seed,
+        "precision": config.precision,
+        "weights": model.weights_hash,
+    }
+    session = {"command": sys.argv, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "seeds": len(seeds)}
+    text = {"seed": config.seed, "method": config.sampling.method, "calls": sampler.nfe, "weights": model.weights_hash}
+    with RunFolder(folder_path, settings, session) as folder:
+        pending = set(folder.missing(seeds, model.shape))
+        logging.info("%d of %d images are to be drawn in %s.", len(pending), len(seeds), folder_path)
+        times = [time.perf_counter()]
+        _, size = group_size(config, len(seeds))
+        todo = sum(bool(pending.intersection(seeds[i : i + size])) for i in range(0, len(seeds), size))
+        with Progress(max(1, todo * num_updates(sampler)), "sampling", "update") as progress:
+            for group in sample_groups(model, sampler, config, seeds, pending.isdisjoint, progress.update):
+                times.append(time.perf_counter())
+                for index, image in zip(group.indices, to_pixels(model, group.result.images), strict=True):
+                    if index in pending:
+                        folder.write(index, image, text | {"index": index})
+                if config.eval.animation and len(times) == 2:
+                    frames = [image_grid(to_pixels(model, frame)) for frame in group.result.denoised]
+                    write_animation(folder_path / "trajectory.webp", np.stack(frames))
+        seconds = _seconds(times)
+        cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
+        folder.finish(cost, caption(model, sampler))
+    logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
+    if config.eval.compare and not (folder_path / "comparison.png").exists():
+        write_comparison(model, sampler, seeds[:8], folder_path)
+
+
+def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folder: Path) -> None:
+    """comparison.png: images of this run above those of config.eval.compare, from equal noise at as many levels."""
+    other = copy.deepcopy(model.config)
+    apply_overrides(other, {"sampling.method": model.config.eval.compare})
+    plain = dataclasses.replace(model, config=other)
+    images = [read_png(folder / f"image_{index}.png").image for index in seeds]
+    drawn = sample(plain, seeds=seeds)
+    rows = {
+        caption(model, sampler).rpartition(", seed")[0]: np.stack(images),
+        f"{other.sampling.method}, {drawn.nfe} network calls an image": to_pixels(plain, drawn.images),
+    }
+    write_png(folder / "comparison.png", comparison_grid(rows, caption=f"equal noise, seed {other.seed}"))
+    logging.info("Both samplers side by side: %s", folder / "comparison.png")
+
+
+def _seconds(times: list[float]) -> dict[str, float]:
+    """Compile and steady seconds: what the first group took beyond the median of the others is compilation."""
+    groups = np.diff(times)
+    if len(groups) < 2:
+        return {"compile": 0.0, "steady": float(groups.sum())}
+    steady = float(np.median(groups[1:]))
+    return {"compile": max(0.0, float(groups[0]) - steady), "steady": float(groups[1:].sum()) + min(groups[0], steady)}
+
+
+def caption(model: Model, sampler: Sampler) -> str:
+    sampling = model.config.sampling
+    filtered = sampling.method == "pds" and (sampling.freq_mask_path or sampling.space_mask_path)
+    mode = f", {sampling.pds_mode}" if filtered else ""
+    return f"{sampling.method}{mode}, {sampler.nfe} network calls an image, seed {model.config.seed}"
+
+
+def gain(model: Model, sampler: Sampler, count: int, seconds: float) -> str:
+    """One line after the run: what it took, against the sampler the model was published with."""
+    full = model.sde.num_scales * predictor_corrector_settings(model.config).steps_per_level()
+    return (
+        f"{count} images of {sampler.nfe} network calls each in {format_seconds(seconds)}; "
+        f"{full / sampler.nfe:.3g} times fewer calls than the {full} of the predictor-corrector sampler at speed_up 1."
+    )

@@ -1,0 +1,21 @@
+"""--mode=train: config.training.method names what is trained; every trainer runs the loop of `training/loop.py`."""
+
+from collections.abc import Callable
+
+from builders.config import apply_overrides, resolve_config
+from modes import train_score_matching
+from modes.request import Request, workdir_of
+
+TRAINERS: dict[str, Callable[..., None]] = {
+    "score_matching": train_score_matching.train,
+}
+
+
+def run(request: Request) -> None:
+    """Trains into the work directory; a killed run resumes bit for bit."""
+    config = resolve_config(request.config)
+    apply_overrides(config, request.overrides)
+    method = config.training.method
+    if method not in TRAINERS:
+        raise ValueError(f"config.training.method={method!r} is unknown; choose one of {sorted(TRAINERS)}.")
+    TRAINERS[method](config, workdir_of(request), request.checkpoint)

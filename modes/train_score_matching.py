@@ -1,0 +1,76 @@
+"""config.training.method=score_matching: a teacher from images, by denoising score matching."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from builders.draw import sample, to_pixels
+from builders.model import Model, create_denoiser, create_network, load
+from builders.training import create_batches, loop_settings, run_loop
+from checkpoints import native
+from data.pipeline import to_model_range
+from reports.grids import image_grid
+from reports.images import write_png
+from training import score_matching
+from training.state import TrainState
+
+
+def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
+    """Trains config.model on config.data.source.
+
+    `checkpoint`: goes on from these weights with fresh optimiser moments; a state saved in the workdir wins.
+    """
+    training = config.training
+    matching = score_matching.ScoreMatching(
+        weighting=training.weighting,
+        noise_levels=training.noise_levels,
+        lognormal_mean=training.lognormal_mean,
+        lognormal_std=training.lognormal_std,
+        lognormal_share=training.lognormal_share,
+        reduce_mean=training.reduce_mean,
+        sigma_data=config.model.sigma_data,
+        centered=config.data.centered,
+        end_time=1e-5,
+    )
+    settings, batches = loop_settings(config), create_batches(config)
+    if checkpoint:
+        params = load(config, checkpoint).denoiser.params
+    else:
+        shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+        initialise = jax.jit(create_network(config).init)
+        params = initialise(jax.random.key(config.seed), jnp.zeros((1, *shape)), jnp.ones((1,)))["params"]
+    template = create_denoiser(config, None)
+
+    def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
+        x0 = to_model_range(batch["image"], config.data.centered)
+        return score_matching.loss(matching, dataclasses.replace(template, params=params), x0, keys)
+
+    logging.info(
+        "Training %.2f M parameters on %d images (%s), %d updates of %d images.",
+        sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6,
+        len(batches.images),
+        config.data.source,
+        settings.num_steps,
+        settings.batch_size,
+    )
+
+    def snapshot(state: TrainState) -> None:
+        """The averaged weights as a file of their own, and a grid of samples drawn with them."""
+        path = workdir / "checkpoints" / "model.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        averaged = jax.tree.map(np.asarray, state.ema_params)
+        native.write(path, averaged, json.loads(config.to_json_best_effort()), {"step": int(state.step)}, half=True)
+        model = Model(create_denoiser(config, jax.tree.map(jnp.asarray, averaged)), config)
+        # A plain sampler, so that what is seen is the network.
+        drawn = sample(model, {"method": "pc", "num_steps": 50, "corrector": "none"}, range(16))
+        write_png(workdir / "samples" / f"step_{int(state.step)}.png", image_grid(to_pixels(model, drawn.images)))
+
+    (workdir / "samples").mkdir(parents=True, exist_ok=True)
+    run_loop(config, loss, params, batches, workdir, snapshot)
