@@ -1,10 +1,11 @@
 """PDS against the plain sampler on the demo checkpoint: the table and pictures of docs/results.md.
 
-python -m benchmarks.pds_table --workdir out/pds_table [--speed_ups 5,10,20,40] [--n 1000] [--n_slow 256]
+python -m benchmarks.pds_table --workdir out/pds_table [--speed_ups 5,10,20,40] [--n 1000] [--n_slow 200]
 
 Each row draws n images (n_slow where an image takes more than 200 network calls) and compares them with the training
 photographs: Frechet distance of 4x4-block means (not FID: no network judges), radial power-spectrum error, and the
-noise left in the pictures, with intervals. Rows already in W/rows.jsonl are not made again.
+noise left in the pictures, with intervals. Images are kept in W, block by block: a run that is stopped or repeated with
+a larger n draws only what is missing.
 """
 
 import sys
@@ -17,6 +18,7 @@ from absl import app, flags, logging
 import run_lib
 from metrics import reference
 from reports import rows
+from reports.atomic import write_atomically
 from reports.grids import comparison_grid
 from reports.images import write_png
 
@@ -27,7 +29,7 @@ _REFERENCE = flags.DEFINE_string(
 )
 _SPEED_UPS = flags.DEFINE_list("speed_ups", ["40", "20", "10", "5", "1"], "Speed-ups.")
 _N = flags.DEFINE_integer("n", 1000, "Images a row up to 200 network calls an image.")
-_N_SLOW = flags.DEFINE_integer("n_slow", 256, "Images a row above that.")
+_N_SLOW = flags.DEFINE_integer("n_slow", 200, "Images a row above that.")
 _PAGE = flags.DEFINE_string("page", "", "Markdown page whose section pds_table is rewritten, such as docs/results.md.")
 
 METHODS = {  # row name -> changes to config.sampling
@@ -48,13 +50,30 @@ COLUMNS = {
 }
 
 
-def draw(model: run_lib.Model, speed_up: float, name: str, count: int) -> tuple[np.ndarray, int, float]:
-    """uint8 images, network calls an image, seconds with compilation left out by a first, unmeasured group."""
-    sampling = METHODS[name] | {"speed_up": speed_up}
-    run_lib.sample(model, sampling | {"num_steps": 2}, range(16))  # compiles: the number of levels enters no shape
-    start = time.perf_counter()
-    result = run_lib.sample(model, sampling, range(count))
-    return run_lib.to_pixels(model, result.images), result.nfe, time.perf_counter() - start
+BLOCK = 64  # images drawn between two saves
+
+
+def draw(model: run_lib.Model, sampling: dict, count: int, kept: Path) -> tuple[np.ndarray, float]:
+    """uint8 images 0..count-1, and the seconds that they took without compilation."""
+    images, seconds = np.zeros((0, *model.shape), np.uint8), 0.0
+    if kept.exists():
+        with np.load(kept) as file:
+            images, seconds = file["images"], float(file["seconds"])
+    if len(images) < count:  # compiles before the clock runs: the number of levels enters no shape
+        run_lib.sample(model, sampling | {"num_steps": 2}, range(BLOCK))
+    while len(images) < count:
+        start = time.perf_counter()
+        result = run_lib.sample(model, sampling, range(len(images), min(count, len(images) + BLOCK)))
+        seconds += time.perf_counter() - start
+        images = np.concatenate([images, run_lib.to_pixels(model, result.images)])
+        write_atomically(kept, lambda file: np.savez(file, images=images, seconds=seconds))  # noqa: B023
+    return images[:count], seconds * count / len(images)
+
+
+def table(path: Path) -> list[rows.Row]:
+    """The newest row of each method and speed-up: fastest samplers first, vanilla before the others."""
+    newest = {(row["method"], row["speed_up"]): row for row in rows.read_rows(path)}
+    return sorted(newest.values(), key=lambda row: (-row["speed_up"], list(METHODS).index(row["method"])))
 
 
 def main(argv: list[str]) -> None:
@@ -64,27 +83,22 @@ def main(argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = run_lib.load(_CONFIG.value)
     photographs = reference.load_reference(_REFERENCE.value)
-    table = folder / "rows.jsonl"
-    done = {(row["method"], row["speed_up"]) for row in (rows.read_rows(table) if table.exists() else [])}
     for speed_up in map(float, _SPEED_UPS.value):
         pictures = {}
-        for name in METHODS:
+        for name, edit in METHODS.items():
             calls = 2 * int(model.sde.num_scales / speed_up)
             count = _N.value if calls <= 200 else _N_SLOW.value
-            if (name, speed_up) in done:
-                continue
-            images, calls, seconds = draw(model, speed_up, name, count)
+            kept = folder / f"{name}_{speed_up:g}.npz"
+            images, seconds = draw(model, edit | {"speed_up": speed_up}, count, kept)
             pictures[f"{name}, {calls} calls"] = images[:8]
             row = {"method": name, "speed_up": speed_up, "calls": calls, "seconds": round(seconds, 1)}
             row |= reference.scores(images, photographs)
             row |= {"seed": model.config.seed, "checkpoint": model.weights_hash[:12], "command": " ".join(sys.argv[1:])}
-            rows.append_row(table, row | {"machine": rows.machine()})
+            rows.append_row(folder / "rows.jsonl", row | {"machine": rows.machine()})
             logging.info("%s", row)
-        if pictures:
-            write_png(folder / f"speed_up_{speed_up:g}.png", comparison_grid(pictures, caption="equal noise, seed 0"))
+        write_png(folder / f"speed_up_{speed_up:g}.png", comparison_grid(pictures, caption="equal noise, seed 0"))
     if _PAGE.value:
-        text = rows.markdown_table(rows.read_rows(table), COLUMNS)
-        rows.replace_section(_PAGE.value, "pds_table", text)
+        rows.replace_section(_PAGE.value, "pds_table", rows.markdown_table(table(folder / "rows.jsonl"), COLUMNS))
 
 
 if __name__ == "__main__":
