@@ -25,6 +25,11 @@ class Recording:
         return state, (state.y, state.x0)
 
 
+def start_noise(keys: Keys, shape: tuple[int, int, int]) -> Image:
+    """The noise each image starts from, standard normal in float32, [b, h, w, c]."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
 def create(
     step: Step,
     init: Callable[[Image], Any],
@@ -46,7 +51,6 @@ def create(
     """
 
     def begin(keys: Keys) -> tuple[Any, Any]:
-        z = jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
-        return operands(keys), init(prior_scale * z)
+        return operands(keys), init(prior_scale * start_noise(keys, shape))
 
     return Sampler(Recording(step) if record else step, rows, begin, lambda state: state.y, nfe)
