@@ -1,17 +1,17 @@
 import logging
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from golden_files import golden_folder
 
 import checkpoints
 from checkpoints.base import flatten, unflatten
 from checkpoints.fitting import compare, fit, shapes
 
-PDS = Path(__file__).parent / "goldens" / "pds"
+PDS = golden_folder("pds")
 EXPECTED = {"Conv_0/kernel": (3, 3, 2, 4), "Conv_0/bias": (4,), "GroupNorm_0/scale": (4,)}
 
 

@@ -1,13 +1,13 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from flax import serialization
+from golden_files import golden_folder
 
 import checkpoints
 
-PDS = Path(__file__).parent / "goldens" / "pds"
+PDS = golden_folder("pds")
 NAMES = sorted(path.stem for path in PDS.glob("*.msgpack"))
 
 

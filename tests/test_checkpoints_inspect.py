@@ -1,15 +1,15 @@
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import golden_folder
 
 import checkpoints
 from checkpoints import native
 from checkpoints.inspect import describe, summary
 
-PDS = Path(__file__).parent / "goldens" / "pds"
+PDS = golden_folder("pds")
 CHECKPOINTS = sorted([*PDS.glob("*.pth"), *PDS.glob("*.msgpack")])
 
 

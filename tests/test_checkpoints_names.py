@@ -1,13 +1,13 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import golden_folder
 
 import checkpoints
 from checkpoints.names import flax_names, flax_names_dotted, network_names, torch_names
 
-PDS = Path(__file__).parent / "goldens" / "pds"
+PDS = golden_folder("pds")
 
 # Construction order of the published PyTorch networks, written out by hand: one letter a class, numbered by class.
 CLASSES = {

@@ -1,13 +1,11 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_files import golden_folder
 
 import checkpoints
 from checkpoints import native
-
-GOLDENS = Path(__file__).parent / "goldens"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +19,8 @@ GOLDENS = Path(__file__).parent / "goldens"
 )
 def test_the_format_is_told_by_content_not_by_name(tmp_path, source, expected):
     for name in ("a.pkl", "b.safetensors", "c"):
-        shutil.copy(GOLDENS / source, tmp_path / name)
+        area, _, file = source.partition("/")
+        shutil.copy(golden_folder(area) / file, tmp_path / name)
         assert checkpoints.read(str(tmp_path / name)).format == expected
 
 

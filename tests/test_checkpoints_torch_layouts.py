@@ -1,16 +1,16 @@
 import json
 import zipfile
-from pathlib import Path
 
 import checkpoint_writers as writers
 import numpy as np
 import pytest
 from checkpoint_writers import tensor
+from golden_files import golden_folder
 
 import checkpoints
 from checkpoints.torch_pickle import load, to_numpy
 
-PDS = Path(__file__).parent / "goldens" / "pds"
+PDS = golden_folder("pds")
 NAMES = sorted(path.stem for path in PDS.glob("*.pth"))
 FOURIER = "module.all_modules.0.W"
 

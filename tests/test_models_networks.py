@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_files import golden_folder
 
 import checkpoints
 import models
@@ -19,7 +20,7 @@ from checkpoints.base import flatten
 from configs import score_sde
 from models import blocks, layers, resample
 
-GOLDENS = Path(__file__).parent / "goldens" / "pds"
+GOLDENS = golden_folder("pds")
 TORCH = sorted(path.stem for path in GOLDENS.glob("*.pth"))
 FLAX = sorted(path.stem for path in GOLDENS.glob("*.msgpack"))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from golden_files import golden_folder
 from ml_collections import ConfigDict
 from PIL import Image as Pillow
 
@@ -21,7 +22,7 @@ from reports.images import read_png
 from reports.progress import Progress
 from run_lib import Request
 
-GOLDENS = Path(__file__).parent / "goldens" / "pds"
+GOLDENS = golden_folder("pds")
 WEIGHTS = GOLDENS / "ve_cifar10_ncsnpp_continuous_tiny.pth"
 PUBLISHED = json.loads(WEIGHTS.with_suffix(".json").read_text())["config"]
 
