@@ -70,6 +70,7 @@ def test_a_run_that_is_killed_is_finished_with_the_same_bytes(tmp_path):
         time.sleep(0.001)
     killed.kill()
     killed.communicate()
+    assert 0 < len(list((tmp_path / "killed" / "eval").glob("image_*.png"))) < 64  # else nothing is tested
     assert run(tmp_path, *line, "--workdir=killed").returncode == 0
     whole, resumed = (
         {p.name: p.read_bytes() for p in (tmp_path / d / "eval").glob("*.png")} for d in ("whole", "killed")
