@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             "eval": _eval(),
             "training": _training(),
             "optim": _optim(),
+            "classifier": _classifier(),
         }
     )
 
@@ -157,6 +158,19 @@ def _optim() -> dict:
         "grad_clip": 1.0,  # largest global norm; 0 does not clip
         "weight_decay": 0.0,
         "schedule": "constant",  # after the warm-up: "constant", or "cosine" down to 0 at training.num_steps
+    }
+
+
+def _classifier() -> dict:
+    """The network of a classifier of noisy images (`models.classifier.EncoderUNet`), for config.guidance."""
+    return {
+        "num_classes": 0,  # 0: as many as the training images have
+        "nf": 32,  # channels of the first level
+        "ch_mult": (1, 2, 2),  # channels of each level in units of nf
+        "num_res_blocks": 1,  # residual blocks a level
+        "attn_resolutions": (8,),  # image sizes (pixels) at which self-attention follows the blocks
+        "num_head_channels": 32,  # channels of an attention head
+        "pool": "attention",  # from features to logits: "attention", "adaptive", "spatial" or "spatial_v2"
     }
 
 

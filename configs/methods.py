@@ -13,6 +13,20 @@ METHODS: dict[str, dict] = {
     "pds_marginal": {"sampling": {"method": "pds", "pds_mode": "marginal"}},
     "pds_paper": {"sampling": {"method": "pds", "pds_mode": "paper", "step_norm": "batch"}},
     "pds_corrector_only": {"sampling": {"method": "pds", "pds_mode": "corrector_only"}},
+    # --mode=train: a small classifier of noisy images.
+    "classifier": {
+        "training": {
+            "method": "classifier",
+            "batch_size": 64,
+            "microbatch": 0,
+            "num_steps": 1500,
+            "ema_rate": 0.995,
+            "noise_levels": "lognormal_mix",
+            "lognormal_share": 0.75,
+            "sample_every": 250,
+        },
+        "optim": {"lr": 1e-3, "warmup": 100, "weight_decay": 0.05, "schedule": "cosine"},
+    },
 }
 
 

@@ -1,7 +1,7 @@
 """A classifier of noisy images with its conventions: what it is fed, what it is told, the logarithm of what it says.
 
-One network serves every process, because it is fed y/sqrt(1 + s^2) in [-1, 1] units, y = x/alpha and s = sigma/alpha:
-for VP that is x itself, for VE it keeps inputs of order 1 at every noise scale.
+One network serves every process and data range: it is fed y/sqrt(1 + s^2), y = x/alpha and s = sigma/alpha in units in
+which images fill [-1, 1], and told s. For VP that is x itself; for VE it keeps inputs of order 1 at every noise scale.
 """
 
 import dataclasses
@@ -16,8 +16,13 @@ from array_types import Image, Labels, PerImage
 from sde_lib import GaussianSDE
 
 
+def log_label(s: PerImage) -> PerImage:
+    """What a network is told of noise scale s [b]: 100 log s + 500, between 0 and 1000 for any s that occurs."""
+    return 100 * jnp.log(s) + 500
+
+
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("network", "sde", "centered")
+    jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("network", "sde", "centered", "label")
 )
 @dataclasses.dataclass(frozen=True)
 class NoisyClassifier:
@@ -25,24 +30,27 @@ class NoisyClassifier:
 
     Attributes:
       params: the network's parameters.
-      network: `(params, x, times) -> logits`: x [b, h, w, c] of order 1, times [b] = 999 t, logits [b, classes].
-      sde: the process whose clock t is, and whose data the images are.
-      centered: the data range is [-1, 1], else [0, 1].
+      network: `(params, x, labels) -> logits`: x [b, h, w, c] of order 1, labels [b], logits [b, classes].
+      sde: the process of the images asked about, which need not be the one of the training.
+      centered: their data range is [-1, 1], else [0, 1].
+      label: from noise scales in units of [-1, 1] to what the network is told.
     """
 
     params: Any
     network: Callable[[Any, Image, PerImage], jax.Array]
     sde: GaussianSDE
     centered: bool = False
+    label: Callable[[PerImage], PerImage] = log_label
 
     def logits(self, x: Image, t: PerImage) -> jax.Array:
         """Logits [b, classes] for x [b, h, w, c] of the process at SDE times t [b]."""
-        y, s = x / self.sde.alpha(t)[:, None, None, None], self.sde.noise_scale(t)[:, None, None, None]
+        y, s = x / self.sde.alpha(t)[:, None, None, None], self.sde.noise_scale(t)
         if not self.centered:
             y, s = 2 * y - 1, 2 * s
-        return self.network(self.params, y * jax.lax.rsqrt(1 + s**2), 999 * t)
+        return self.network(self.params, y * jax.lax.rsqrt(1 + s**2)[:, None, None, None], self.label(s))
 
     def __call__(self, x: Image, t: PerImage, labels: Labels) -> PerImage:
         """log p(label | x, t) of each image, [b]: what classifier guidance differentiates."""
-        logits = jax.nn.log_softmax(self.logits(x, t).astype(jnp.promote_types(x.dtype, jnp.float32)))
-        return jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+        logits = self.logits(x, t)
+        wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return jnp.take_along_axis(jax.nn.log_softmax(wide), labels[:, None], axis=1)[:, 0]

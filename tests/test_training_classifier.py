@@ -39,14 +39,28 @@ def test_the_network_sees_inputs_of_unit_variance_at_every_noise_scale(sde, cent
     x0, z = (unit if centered else (unit + 1) / 2), jax.random.normal(jax.random.key(2), unit.shape)
     t = jnp.full(64, t)
     x = sde.alpha(t)[:, None, None, None] * x0 + sde.sigma(t)[:, None, None, None] * z
-    fed, times = fed_to(sde, centered, x, t)
+    fed, told = fed_to(sde, centered, x, t)
     np.testing.assert_allclose(jnp.mean(fed**2), 1.0, rtol=0.05)
-    np.testing.assert_allclose(times, 999 * t)
+    in_units = sde.noise_scale(t) * (1 if centered else 2)
+    np.testing.assert_allclose(told, 500 + 100 * np.log(in_units))
 
 
 def test_for_vp_in_minus_one_to_one_the_network_sees_x_itself():
     x, t = jax.random.normal(jax.random.key(0), (3, 4, 4, 3)), jnp.array([0.1, 0.5, 0.9])
     np.testing.assert_allclose(fed_to(VPSDE(), True, x, t)[0], x, rtol=1e-12)
+
+
+def test_one_noisy_image_looks_the_same_from_every_process_and_range():
+    unit = jax.random.normal(jax.random.key(0), (3, 4, 4, 3))  # y in [-1, 1] units at noise scale 3
+    s, vp = jnp.full(3, 3.0), VPSDE()
+    seen = [
+        fed_to(VE, True, unit, VE.time(s)),
+        fed_to(VE, False, (unit + 1) / 2, VE.time(s / 2)),
+        fed_to(vp, True, vp.alpha(vp.time(s))[:, None, None, None] * unit, vp.time(s)),
+    ]
+    for fed, told in seen[1:]:
+        np.testing.assert_allclose(fed, seen[0][0], rtol=1e-9)
+        np.testing.assert_allclose(told, seen[0][1], rtol=1e-9)
 
 
 def test_the_log_probability_is_the_logit_less_the_log_sum():
@@ -56,9 +70,10 @@ def test_the_log_probability_is_the_logit_less_the_log_sum():
     np.testing.assert_allclose(found, [4 - np.log(np.exp([1, 2, 4]).sum()), -np.log(3)], rtol=1e-12)
 
 
-def brightness(params, x, times):
-    """Logistic regression on the mean, its slope a function of the time: enough for classes that differ in mean."""
-    slope = jnp.exp(params["slope"] @ jnp.stack([jnp.ones_like(times), times / 999, (times / 999) ** 2]))
+def brightness(params, x, told):
+    """Logistic regression on the mean, its slope a function of the noise: enough for classes that differ in mean."""
+    u = told / 1000
+    slope = jnp.exp(params["slope"] @ jnp.stack([jnp.ones_like(u), u, u**2]))
     return jnp.stack([jnp.zeros_like(slope), slope * x.mean((1, 2, 3)) + params["bias"]], axis=1)
 
 
@@ -76,7 +91,8 @@ def test_the_loss_is_the_cross_entropy_of_the_image_noised_at_a_drawn_time():
     t = jax.random.uniform(jax.random.split(key_t)[1], (), minval=1e-5, maxval=1.0)
     s = 0.01 * 5000**t
     unit = 2 * (x0[2] + s * jax.random.normal(key_z, x0[2].shape)) - 1
-    logit = jnp.exp(0.3 + 0.1 * t - 0.2 * t**2) * unit.mean() / jnp.sqrt(1 + (2 * s) ** 2) + 0.2
+    u = 0.5 + 0.1 * jnp.log(2 * s)
+    logit = jnp.exp(0.3 + 0.1 * u - 0.2 * u**2) * unit.mean() / jnp.sqrt(1 + (2 * s) ** 2) + 0.2
     np.testing.assert_allclose(found[2], jnp.log1p(jnp.exp(-logit)), rtol=1e-6)
 
 
@@ -103,6 +119,7 @@ def test_training_finds_the_accuracy_of_bayes_at_every_noise_scale():
     for step in range(60):
         params, state, value = update(params, state, jax.random.key(step))
     assert value < 0.6 < np.log(2)
-    found = classifier_training.accuracies(NoisyClassifier(params, brightness, VE), images, labels, (0.1, 1.0, 10.0))
-    for s, share in found.items():
+    scales = (0.1, 1.0, 10.0)
+    found = classifier_training.accuracies(NoisyClassifier(params, brightness, VE), images, labels, scales)
+    for s, share in zip(scales, found, strict=True):
         assert abs(share - stats.norm.cdf(0.1 * np.sqrt(48) / s)) < 0.05, (s, share)

@@ -1,9 +1,11 @@
 """Training of a noise-conditional classifier p(label | x, t): cross-entropy on images noised as a sampler meets them.
 
-Guidance asks for grad log p(label | x, t) at every noise scale of a run, so it sees x_t = alpha x0 + sigma z
+Guidance asks for grad log p(label | x, t) at every noise scale of a run, so the network sees x_t = alpha x0 + sigma z
 with t drawn as for denoising score matching. Where the noise hides the image, the least loss is the frequency of the
 classes: what is learned there is to say nothing, and the gradient vanishes by itself.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +38,8 @@ def noised(classifier: NoisyClassifier, x0: Image, t: PerImage, keys: Keys) -> I
 
 
 def accuracies(
-    classifier: NoisyClassifier, images: np.ndarray, labels: np.ndarray, scales: tuple[float, ...], seed: int = 0
-) -> dict[float, float]:
+    classifier: NoisyClassifier, images: np.ndarray, labels: np.ndarray, scales: Sequence[float], seed: int = 0
+) -> list[float]:
     """Share of images named rightly at each noise scale s = sigma/alpha.
 
     images: [n, h, w, c] in the data range; image i gets the same noise at every scale and in every call.
@@ -57,4 +59,4 @@ def accuracies(
         ]
         return float(np.concatenate(found).mean())
 
-    return {s: share(s) for s in scales}
+    return [share(s) for s in scales]
