@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.adm import ADM
 from models.ddpm import DDPM
 from models.layers import Downsample, Upsample
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 
-NETWORKS = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2_64": NCSNv2}
+NETWORKS = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2_64": NCSNv2, "adm": ADM}
 
 
 def create_network(name: str, settings: Mapping[str, Any], **extra) -> nn.Module:
