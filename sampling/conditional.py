@@ -114,14 +114,33 @@ def subdivide(s: float, s_next: float, schedule: Schedule, curvature: Curvature 
 
 
 def power_iteration(guidance: Guidance, y: Image, s: Scalar, key: jax.Array, iterations: int = 8) -> Scalar:
-    """The largest eigenvalue of -Hessian log p of any guidance at (y, s), by `iterations` Hessian-vector products.
+    """The largest eigenvalue (in size) of the Hessian of log p at (y, s), of any guidance, largest over the batch.
 
-    For guidance without a closed form. y: states as they occur at s, [b, h, w, c]; the largest of the batch counts.
+    Takes `iterations` Hessian-vector products; a lower bound that is close after a few.
     """
+
+    def iterate(_, v_and_size):
+        v = v_and_size[0]
+        image = jax.jvp(lambda y: guidance(y, s), (y,), (v,))[1]
+        size = jnp.sqrt(jnp.sum(image**2, axis=(1, 2, 3), keepdims=True))
+        return image / jnp.maximum(size, jnp.finfo(y.dtype).tiny), size
+
     v = jax.random.normal(key, y.shape, y.dtype)
-    rayleigh = jnp.zeros(())
-    for _ in range(iterations):
-        v = v / jnp.sqrt(jnp.sum(v**2, axis=(1, 2, 3), keepdims=True))
-        image = -jax.jvp(lambda y: guidance(y, s), (y,), (v,))[1]
-        rayleigh, v = jnp.max(jnp.sum(v * image, axis=(1, 2, 3))), image
-    return rayleigh
+    size = jnp.sqrt(jnp.sum(v**2, axis=(1, 2, 3), keepdims=True))
+    return jnp.max(jax.lax.fori_loop(0, iterations, iterate, (v / size, size))[1])
+
+
+def measured_curvature(guidance: Guidance, states: Any, s: Table, key: jax.Array, iterations: int = 8) -> Curvature:
+    """The curvature of a guidance without a closed form, for `subdivide` and for the stability warning.
+
+    Args:
+      states: y as they occur, such as the trajectory of a few images without guidance, [n, b, h, w, c].
+      s: their noise scales, positive, decreasing, [n].
+
+    Returns a function that interpolates what `power_iteration` finds there, linearly in log s and log curvature. Costs
+    n `iterations` gradients and their derivatives, once, before the run.
+    """
+    measure = jax.jit(lambda guidance, y, s: power_iteration(guidance, y, s, key, iterations))
+    found = [float(measure(guidance, y, jnp.asarray(level, y.dtype))) for y, level in zip(states, s, strict=True)]
+    log_s, log_found = np.log(s[::-1]), np.log(np.maximum(found, 1e-30)[::-1])
+    return lambda s: np.exp(np.interp(np.log(np.maximum(s, 1e-30)), log_s, log_found))

@@ -176,7 +176,7 @@ class OnEstimate:
     """
 
     denoiser: Denoiser
-    log_prob: Callable[[Image, Scalar], PerImage]
+    log_prob: Any
     through_network: bool = True
 
     network_calls: ClassVar[int] = 1

@@ -43,6 +43,7 @@ from sampling.guidance import UNIT, Guided, Schedule, cost, limit
 SPLITTINGS = ("none", "lie_trotter", "strang")
 COMPATS = ("corrected", "official")
 _PUBLISHED = {"ltsp": "lie_trotter", "stsp": "strang"}
+_ONE_ORDER = {*single_step.STEPS, "ddim", "euler"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,8 @@ def settings(method: str, num_steps: int, compat: str = "corrected", **changes) 
             found = Settings(_PUBLISHED[published[1]], "ipndm", order, compat=compat)
         else:
             found = Settings(_PUBLISHED[published[1]], "ipndm_v", stable_order(order, num_steps), compat=compat)
-        return dataclasses.replace(found, **changes)
+        single = {"order": 0} if changes.get("solver") in _ONE_ORDER else {}
+        return dataclasses.replace(found, **single, **changes)
     if method in multistep.SOLVERS or method in single_step.STEPS:
         return dataclasses.replace(Settings("none", method, compat=compat), **changes)
     names = [f"{name}{order}" for name in _PUBLISHED for order in (1, 2, 3, 4)]
@@ -225,9 +227,8 @@ def plan(
         nfe, gradients = len(told) + active * (network - shares_call), active * gradient
     else:
         before, after = _kicks(settings, grid, schedule, curvature)
-        evaluations = sum(conditional.evaluations(settings.conditional, kicks).sum() for kicks in before + after)
-        nfe = len(_told(settings.solver, table)) + int(evaluations) * network
-        gradients = int(evaluations) * gradient
+        evaluations = sum(int(conditional.evaluations(settings.conditional, kicks).sum()) for kicks in before + after)
+        nfe, gradients = len(_told(settings.solver, table)) + evaluations * network, evaluations * gradient
     projection = _projections(settings, grid) if projects else None
     rows, ends = _interleave(table, rows_a_step, before, after, projection)
     return Plan(rows, SplitStep(solve, conditional.SOLVERS[settings.conditional]), init, nfe, gradients, ends)
@@ -236,16 +237,16 @@ def plan(
 def _network_rows(settings: Settings, grid: TimeGrid) -> tuple[Step, Callable[[Image], Any], Any, np.ndarray]:
     """The step of D, its initial state, its table, and how many rows of it each step of the grid takes."""
     one = np.ones(grid.num_steps, int)
+    if settings.order and settings.solver in _ONE_ORDER:
+        raise ValueError(f"{settings.solver} has one order only; leave config.sampling.order at 0.")
     if settings.solver in single_step.STEPS:
-        if settings.order:
-            raise ValueError(f"{settings.solver} has one order only; leave config.sampling.order at 0.")
         return single_step.STEPS[settings.solver], single_step.init, single_step.rows(grid), one
     if settings.compat == "official" and settings.splitting == "none":
         published = published_splitting.plms_order(settings.solver)
         if published:
             one[0] = 2
             return published_splitting.plms_step, multistep.init, published_splitting.plms(grid, published), one
-    order = {"order": settings.order} if settings.order else {}
+    order: dict[str, Any] = {"order": settings.order} if settings.order else {}
     return multistep.step, multistep.init, multistep.table(settings.solver, grid, **order), one
 
 
@@ -260,8 +261,19 @@ def _told(solver: str, table: Any) -> np.ndarray:
 def _kicks(
     settings: Settings, grid: TimeGrid, schedule: Schedule, curvature: Curvature | None
 ) -> tuple[list[Kicks], list[Kicks]]:
-    """The kicks before and after the network step of each step of the grid."""
+    """The kicks before and after the network step of each step of the grid, without those that take no gradient."""
+    before, after = _all_kicks(settings, grid, schedule, curvature)
 
+    def active(kicks: Kicks) -> Kicks:
+        acts = conditional.evaluations(settings.conditional, kicks) > 0
+        return Kicks(*(column[acts] for column in kicks))
+
+    return [active(kicks) for kicks in before], [active(kicks) for kicks in after]
+
+
+def _all_kicks(
+    settings: Settings, grid: TimeGrid, schedule: Schedule, curvature: Curvature | None
+) -> tuple[list[Kicks], list[Kicks]]:
     def along(*nodes: float) -> Kicks:
         parts = [
             conditional.subdivide(s, s_next, schedule, curvature, settings.substeps)
@@ -293,23 +305,15 @@ def _projections(settings: Settings, grid: TimeGrid) -> Projections:
 def _interleave(
     table: Any, rows_a_step: np.ndarray, before: list[Kicks], after: list[Kicks], projection: Projections | None
 ) -> tuple[Rows, np.ndarray]:
-    """The rows in the order they run, kicks that need no gradient left out, and the last row of each grid step."""
-    parts: list[Kicks] = []
+    """The rows in the order they run, and the last one of each step of the grid."""
     kinds: list[int] = []
     ends: list[int] = []
-
-    def add_kicks(kicks: Kicks) -> None:
-        acts = (kicks.gain != 0) | (kicks.gain_next != 0) | (kicks.weight != 0)
-        parts.append(Kicks(*(column[acts] for column in kicks)))
-        kinds.extend([KICK] * int(acts.sum()))
-
     for n, count in enumerate(rows_a_step):
-        add_kicks(before[n])
-        kinds.extend([SOLVE] * int(count))
-        add_kicks(after[n])
-        kinds.extend([PROJECT] * (projection is not None))
+        kinds += [KICK] * len(before[n].s) + [SOLVE] * int(count) + [KICK] * len(after[n].s)
+        kinds += [PROJECT] * (projection is not None)
         ends.append(len(kinds) - 1)
     kind = np.array(kinds)
+    parts = [part for pair in zip(before, after, strict=True) for part in pair]
     unused = Kicks(*np.ones((len(Kicks._fields), 1)))
     unused_projection = Projections(np.ones(1), np.ones(1))
 
