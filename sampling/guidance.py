@@ -85,7 +85,7 @@ def schedule(
 
     Raises: ValueError for a scale or clip that is no finite (clip: positive) number, or an empty interval.
     """
-    if not np.isfinite(np.float32(scale)):
+    if not abs(scale) <= float(np.finfo(np.float32).max):
         raise ValueError(f"config.guidance.scale={scale:g} is not a finite float32; 1 is neutral, 10 is strong.")
     if not clip > 0:
         raise ValueError(f"config.guidance.clip={clip:g} must be positive; leave it out for no limit.")
