@@ -16,6 +16,7 @@ import numpy as np
 from models import layers
 from models.blocks import AttnBlockpp, Combine, ResnetBlockBigGANpp, ResnetBlockDDPMpp
 from models.layers import Downsample, GaussianFourierProjection, GroupNorm, Upsample, conv3x3, dense, groups_of
+from models.temporal import create_mixing
 
 RESBLOCK_TYPES = ("biggan", "ddpm")
 EMBEDDING_TYPES = ("fourier", "positional")
@@ -28,7 +29,9 @@ class NCSNpp(nn.Module):
     """x [b, h, w, c], labels [b] -> output [b, h, w, c]; 1 network call.
 
     Attributes carry the names of the published configs. `discrete_sigmas` is the training ladder, largest first, that
-    `scale_by_sigma` divides by when labels are integer levels. `dtype` is the compute type of convolutions.
+    `scale_by_sigma` divides by when labels are integer levels. `dtype` is the compute type of convolutions. With
+    `mixing` (DSNO) the batch holds `num_times` copies of each image in a row, which exchange information after each
+    block; the parameters of that are new names beside those of the network without it.
     """
 
     nf: int = 128
@@ -52,6 +55,9 @@ class NCSNpp(nn.Module):
     nonlinearity: str = "swish"
     centered: bool = False
     discrete_sigmas: Sequence[float] = ()
+    mixing: str = "none"  # between the time points of a trajectory (models/temporal.py)
+    num_times: int = 1
+    modes: int = 2
     dtype: Any = None
 
     def __post_init__(self):
@@ -83,6 +89,7 @@ class NCSNpp(nn.Module):
                 h = self._block(self.nf * multiplier)(h, embedding, train)
                 if h.shape[1] in self.attn_resolutions:
                     h = self._attention()(h)
+                h = self._mix_times(h)
                 skips.append(h)
             if level < len(self.ch_mult) - 1:
                 h = self._downsample(h, embedding, train)
@@ -91,15 +98,16 @@ class NCSNpp(nn.Module):
 
         width = h.shape[-1]
         h = self._block(width)(h, embedding, train)
-        h = self._attention()(h)
+        h = self._mix_times(self._attention()(h))
         h = self._block(width)(h, embedding, train)
 
         output: Any = None
         for level, multiplier in reversed(list(enumerate(self.ch_mult))):
-            for _ in range(self.num_res_blocks + 1):
+            for block in range(self.num_res_blocks + 1):
                 h = self._block(self.nf * multiplier)(jnp.concatenate([h, skips.pop()], axis=-1), embedding, train)
-            if h.shape[1] in self.attn_resolutions:
-                h = self._attention()(h)
+                if block == self.num_res_blocks and h.shape[1] in self.attn_resolutions:
+                    h = self._attention()(h)
+                h = self._mix_times(h)
             output, h = self._join_output(output, h, channels, act)
             if level > 0:
                 h = self._upsample(h, embedding, train)
@@ -147,6 +155,10 @@ class NCSNpp(nn.Module):
 
     def _attention(self) -> nn.Module:
         return AttnBlockpp(self.skip_rescale, self.init_scale, self.dtype)
+
+    def _mix_times(self, h: jax.Array) -> jax.Array:
+        layer = create_mixing(self.mixing, self.num_times, self.modes)
+        return h if layer is None else layer(h)
 
     def _resampler(self, kind: type, features: int = 0, with_conv: bool = False, pyramid: bool = False) -> nn.Module:
         return kind(features, with_conv, self.fir, tuple(self.fir_kernel), pyramid, self.dtype)
