@@ -4,17 +4,17 @@ import dataclasses
 from typing import Any, get_args
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 import precond
 import sde_lib
+from builders import solvers
 from builders.config import shipped
 from builders.model import Model
 from masks.files import Kind, read_mask
 from precond.stability import automatic_alpha, stability_warning
-from sampling import multistep, predictor_corrector, single_step, time_grids
+from sampling import predictor_corrector
 from sampling.base import Sampler
 
 
@@ -62,9 +62,9 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     method = config.sampling.method
     if method in ("pc", "pds"):
         return create_predictor_corrector(model, config, record)
-    if method in multistep.SOLVERS or method in single_step.STEPS:
-        return create_ode_sampler(model, config, record)
-    known = sorted({"pc", "pds", *multistep.SOLVERS, *single_step.STEPS})
+    if method in solvers.METHODS:
+        return solvers.create_ode_sampler(model, config, record)
+    known = sorted({"pc", "pds", *solvers.METHODS})
     raise ValueError(f"--method={method!r} is unknown; choose one of {known}.")
 
 
@@ -82,23 +82,6 @@ def create_predictor_corrector(model: Model, config: ConfigDict, record: bool = 
         logging.warning("%s", warning)
     quirks = config.sampling.published_quirks
     return predictor_corrector.create(settings, model.denoiser, levels, m, model.shape, quirks, record)
-
-
-def create_ode_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
-    """The deterministic solvers (docs/methods/solvers.md): sampling.num_steps steps on a grid that ends at noise 0."""
-    sampling, sde = config.sampling, model.sde
-    n = sampling.num_steps or int(sde.num_scales / sampling.speed_up)
-    s_max, s_min = float(sde.noise_scale(np.float64(1.0))), float(sde.noise_scale(np.float64(sde.end_time)))
-    grid = time_grids.make(sampling.grid or "edm", n, s_max, s_min, sde)
-    prior = sde.prior_sigma / float(sde.alpha(np.float64(1.0)))
-    if sampling.method in single_step.STEPS:
-        return single_step.create(sampling.method, model.denoiser, grid, model.shape, prior, record)
-    order = {"order": sampling.order} if sampling.order else {}
-    try:
-        rows = multistep.table(sampling.method, grid, **order)
-    except TypeError:
-        raise ValueError(f"--method={sampling.method} has one order only; leave config.sampling.order at 0.") from None
-    return multistep.create(rows, model.denoiser, model.shape, prior, record)
 
 
 def num_updates(sampler: Sampler) -> int:

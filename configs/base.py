@@ -32,9 +32,11 @@ def get_config() -> ConfigDict:
 def _sde() -> dict:
     """The forward process; each process reads the keys it has (`sde_lib.create_sde`)."""
     return {
-        "name": "vesde",  # "vesde", "vpsde", "subvpsde" or "cosinevpsde"
-        "sigma_min": 0.01,  # VE: noise scale at t = 0, in units of the data range
-        "sigma_max": 50.0,  # VE: noise scale at t = 1; about the largest distance between two training images
+        "name": "vesde",  # "vesde", "vpsde", "subvpsde", "cosinevpsde", "edmsde" or "discretevpsde"
+        "sigma_min": 0.01,  # VE, EDM: noise scale at t = 0, in units of the data range
+        "sigma_max": 50.0,  # VE, EDM: the same at t = 1; about the largest distance between two training images
+        "rho": 7.0,  # EDM: sigma(t)^(1/rho) is linear in t
+        "schedule": "linear",  # discrete VP: of its betas, "linear", "scaled_linear" or "cosine"
         "beta_min": 0.1,  # VP, sub-VP: beta(0)
         "beta_max": 20.0,  # VP, sub-VP: beta(1)
         "logsnr_min": -20.0,  # cosine VP: log signal-to-noise ratio at t = 1
@@ -46,12 +48,15 @@ def _sde() -> dict:
 def _model() -> dict:
     """The network and what its output means."""
     return {
-        "name": "ncsnpp",  # "ncsnpp" (NCSN++ and DDPM++), "ddpm" or "ncsnv2_64"
+        "name": "ncsnpp",  # "ncsnpp" (NCSN++ and DDPM++), "ddpm", "ncsnv2_64", "adm", "song_unet" or "dhariwal_unet"
         "factory": "",  # your own network instead: "path/my_net.py:make_model"
         "ema": True,  # sample with the averaged weights; False takes the raw ones
         "continuous": True,  # trained on all t in (0, 1], not only on the num_scales levels
-        "scaling": "none",  # "edm": EDM's network scaling around the network, which then predicts x0
-        "sigma_data": 0.5,  # std of the data in [-1, 1] units, for that scaling
+        "scaling": "none",  # around the network, which then predicts x0 (models/edm.py): "edm", "vp", "ve" or "iddpm"
+        "scaling_label": "sigma",  # what a network under scaling is told: "sigma", "c_noise" or "1000c_noise"
+        "sigma_data": 0.5,  # of the scaling "edm": std of the data in [-1, 1] units
+        "c_1": 0.001,  # of the scaling "iddpm": least ratio of neighbouring alpha^2
+        "c_2": 0.008,  # of the scaling "iddpm": offset of its cosine
         "predicts": "score",  # what the network puts out: "score", "eps" (published VP models), "x0" or "v"
         "nf": 128,  # channels of the first level
         "ch_mult": (1, 2, 2, 2),  # channels of each level in units of nf; one level fewer than halvings of the image
@@ -73,6 +78,17 @@ def _model() -> dict:
         "dropout": 0.1,  # in training only
         "nonlinearity": "swish",  # "swish" or "elu"
         "normalization": "GroupNorm",  # "GroupNorm", or "InstanceNorm++" (ncsnv2_64)
+        "num_heads": 1,  # ADM: attention heads, where num_head_channels does not set them
+        "num_head_channels": 64,  # ADM: channels of a head; -1 follows num_heads
+        "num_heads_upsample": -1,  # ADM: heads on the way up; -1: as on the way down
+        "use_new_attention_order": False,  # ADM: how a file keeps queries, keys and values
+        "use_scale_shift_norm": True,  # ADM: the embedding scales and shifts a normalisation, not only shifts
+        "resblock_updown": True,  # ADM: residual blocks resample
+        "learn_sigma": False,  # ADM: the network also puts out its variance, which is not used here
+        "super_resolution": False,  # ADM: the network enlarges images (data.low_res)
+        "channel_mult_emb": 4,  # EDM's networks: width of the embedding in units of nf
+        "channel_mult_noise": 1,  # EDM's SongUNet: width of the noise embedding in units of nf
+        "augment_dim": 0,  # EDM's networks: augmentation labels they were trained with
     }
 
 
@@ -87,6 +103,7 @@ def _data() -> dict:
         "centered": False,  # the model's data range: [-1, 1] if True, else [0, 1]
         "random_flip": True,  # mirror half of the training images
         "num_classes": 0,  # 0: unconditional
+        "low_res": "",  # images for a network that enlarges: folder, zip or .npz; image i takes the i-th, in turn
     }
 
 
@@ -102,8 +119,23 @@ def _sampling() -> dict:
         "probability_flow": False,  # the predictor solves the deterministic flow instead of the SDE
         "speed_up": 1.0,  # take num_scales / speed_up levels
         "num_steps": 0,  # number of levels or steps; 0 follows speed_up
-        "grid": "",  # where the steps of a deterministic solver lie (docs/methods/solvers.md); "" is "edm"
+        "grid": "",  # name, levels or noise scales of a solver (docs/methods/solvers.md); "" is "edm"
+        "gits_images": 64,  # trajectories that the grid "gits" is searched on, 60 network calls each
         "order": 0,  # of a multistep solver; 0 is its own default
+        "variant": "",  # of "unipc": "bh1" or "bh2"; "" is its own default
+        "corrector_order": 0,  # of "sa": values its corrector uses; 0 is its own default
+        "tau": 1.0,  # of "sa": 0 is deterministic, 1 the usual reverse SDE
+        "churn": _churn(),  # of "edm"
+        "restart": (
+            0.03,
+            0.3,
+            3,
+            2,
+        ),  # of "restart": s_min, s_max, num_steps, repeats of an interval; four more for another
+        "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
+        "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
+        "start_image": "",  # image file or folder to begin from instead of pure noise; image i takes the i-th, in turn
+        "start_sigma": 0.0,  # noise scale it is noised to, in units of the data range
         "pds_mode": "marginal",  # "marginal" (keeps the marginals), "paper" (as published) or "corrector_only"
         "alpha": _number_or_word(5.0),  # mask strength: larger filters less; "auto": from the steps ("paper" only)
         "freq_mask_path": "",  # .npy of per-frequency power, (C, H, W) or (H, W, C); "" for none
@@ -114,6 +146,16 @@ def _sampling() -> dict:
         "published_quirks": False,  # allow the combinations in which the published program ignores the masks
         "microbatch": 8,  # images in one network call on one device; fixes the bits of every image
         "chunk": 20,  # steps run on the device between two looks at the progress
+    }
+
+
+def _churn() -> dict:
+    """How much noise EDM's stochastic sampler adds before a step (`sampling.sde_solvers.Churn`)."""
+    return {
+        "amount": 30.0,  # S_churn: the noise scale grows by amount/N of itself, at most by sqrt(2) - 1
+        "s_min": 0.0,  # below this noise scale none is added
+        "s_max": float("inf"),  # above it neither
+        "inflation": 1.0,  # S_noise: factor of the noise added
     }
 
 
