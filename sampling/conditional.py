@@ -90,10 +90,9 @@ def evaluations(solver: str, kicks: Kicks) -> np.ndarray:
     return (kicks.gain != 0).astype(int) + (kicks.gain_next != 0)
 
 
-def stiffness(nodes: Table, schedule: Schedule, curvature: Curvature) -> Table:
-    """(s - s_next) s w(s) kappa(s) of each Euler kick between neighbouring nodes: it must stay below 2."""
-    s = np.asarray(nodes[:-1], np.float64)
-    return (s - nodes[1:]) * s * schedule(s) * np.asarray(curvature(s))
+def stiffness(kicks: Kicks, curvature: Curvature) -> Table:
+    """(s - s_next) s w(s) kappa(s) of each Euler kick, [m]: it must stay below 2."""
+    return np.asarray(kicks.gain * curvature(kicks.s))
 
 
 def subdivide(s: float, s_next: float, schedule: Schedule, curvature: Curvature | None, substeps: int) -> Table:

@@ -108,8 +108,9 @@ def settings(method: str, num_steps: int, compat: str = "corrected", **changes) 
             found = Settings(_PUBLISHED[published[1]], "ipndm", order, compat=compat)
         else:
             found = Settings(_PUBLISHED[published[1]], "ipndm_v", stable_order(order, num_steps), compat=compat)
-        single = {"order": 0} if changes.get("solver") in _ONE_ORDER else {}
-        return dataclasses.replace(found, **single, **changes)
+        if changes.get("solver") in _ONE_ORDER:
+            found = dataclasses.replace(found, order=0)
+        return dataclasses.replace(found, **changes)
     if method in multistep.SOLVERS or method in single_step.STEPS:
         return dataclasses.replace(Settings("none", method, compat=compat), **changes)
     names = [f"{name}{order}" for name in _PUBLISHED for order in (1, 2, 3, 4)]
@@ -216,7 +217,7 @@ def plan(
     if settings.splitting != "none" and settings.substeps == 0 and curvature is None:
         raise ValueError(
             "config.guidance.substeps=0 (automatic) needs the curvature of log p, which this guidance does not state; "
-            "give a number, or measure it with sampling.conditional.power_iteration."
+            "give a number, or measure it with sampling.conditional.measured_curvature."
         )
     solve, init, table, rows_a_step = _network_rows(settings, grid)
     network, gradient = guidance_cost
@@ -366,9 +367,15 @@ def create(
       curvature: of the guidance by noise scale, for automatic substeps (`settings.substeps = 0`).
       record: keep the state and the x0 estimate after every update: more than one a step (`Plan.ends`).
 
-    Network and gradient calls are counted apart.
+    Network and gradient calls are counted apart. Raises: ValueError if the guidance has no flow and the settings ask
+    for it, and what `plan` raises.
     """
     guided = jax.eval_shape(guide, jax.random.split(jax.random.key(0), 2)) if guide else None
+    if guided is not None and settings.conditional == "flow" and not hasattr(guided, "flow"):
+        raise ValueError(
+            f"config.guidance.conditional='flow': {type(guided).__name__} guidance has no flow in closed form, only "
+            "guidance by linear observations has; choose 'euler' or 'heun'."
+        )
     rows_schedule = schedule if guide else schedule._replace(scale=0.0)
     run = plan(
         settings,
@@ -392,16 +399,13 @@ def stability_warning(settings: Settings, grid: TimeGrid, schedule: Schedule, cu
     if settings.splitting == "none" or settings.conditional != "euler":
         return None
     before, after = _kicks(settings, grid, schedule, curvature)
-    factor, where = 0.0, 0.0
-    for kicks in before + after:
-        for n in range(len(kicks.s)):
-            s = float(kicks.s[n])
-            here = float(kicks.gain[n] * np.asarray(curvature(np.array([s])))[0])
-            factor, where = max((factor, where), (here, s))
-    if factor < 2:
+    kicks = Kicks(*(np.concatenate(column) for column in zip(*before, *after, strict=True)))
+    factors = conditional.stiffness(kicks, curvature)
+    if not (factors >= 2).any():
         return None
+    worst = factors.argmax()
     return (
-        f"The guidance is too strong for its steps: at noise scale {where:.3g} an Euler kick has stiffness "
-        f"{factor:.3g}, stable below 2. Set config.guidance.substeps=0 (automatic), config.guidance.conditional='flow' "
-        "if the guidance is linear, a smaller scale, or more steps."
+        f"The guidance is too strong for its steps: at noise scale {kicks.s[worst]:.3g} an Euler kick has stiffness "
+        f"{factors[worst]:.3g}, stable below 2. Set config.guidance.substeps=0 (automatic), "
+        "config.guidance.conditional='flow' if the guidance is linear, a smaller scale, or more steps."
     )
