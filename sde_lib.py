@@ -12,6 +12,7 @@ array (tables, made before compilation) or a JAX array (inside jit) and answer i
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -354,7 +355,159 @@ class CosineVPSDE:
         return _exact_levels(self, np.linspace(1, end_time, n))
 
 
-SDES: dict[str, Any] = {"vesde": VESDE, "vpsde": VPSDE, "subvpsde": SubVPSDE, "cosinevpsde": CosineVPSDE}
+@dataclasses.dataclass(frozen=True)
+class EDMSDE:
+    """Variance exploding on EDM's clock: sigma(t)^(1/rho) is linear in t, alpha = 1 (Karras et al. 2022).
+
+    Levels even in t are EDM's noise scales; rho = 1 makes t itself a linear noise scale. Used on images in [-1, 1].
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    num_scales: int = 1000
+    end_time: float = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+            raise ValueError(
+                f"EDMSDE needs 0 < sigma_min < sigma_max and rho > 0, got {self.sigma_min}, {self.sigma_max} and "
+                f"{self.rho}; set config.sde.sigma_min, sigma_max and rho."
+            )
+        _check_scales("EDMSDE", self.num_scales)
+
+    @property
+    def prior_sigma(self) -> float:
+        return self.sigma_max
+
+    @property
+    def _slope(self) -> float:
+        return self.sigma_max ** (1 / self.rho) - self.sigma_min ** (1 / self.rho)
+
+    def _root(self, t):
+        return self.sigma_min ** (1 / self.rho) + self._slope * t
+
+    def alpha(self, t):
+        return _xp(t).ones_like(t, dtype=None if isinstance(t, jax.Array) else float)
+
+    def sigma(self, t):
+        return self._root(t) ** self.rho
+
+    def noise_scale(self, t):
+        return self.sigma(t)
+
+    def time(self, s):
+        return (s ** (1 / self.rho) - self.sigma_min ** (1 / self.rho)) / self._slope
+
+    def drift(self, t):
+        return 0.0 * t
+
+    def diffusion_squared(self, t):
+        return 2 * self.rho * self._slope * self._root(t) ** (2 * self.rho - 1)
+
+    def levels(self, n: int, end_time: float, published: bool = False) -> Levels:
+        """n levels at linspace(1, 0, n) with exact transitions; no published Langevin sampler exists to reproduce."""
+        _check_levels(n, self.num_scales)
+        return _exact_levels(self, np.linspace(1, 0, n))
+
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteVPSDE:
+    """The chain of DDPM and ADM, x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, made continuous through its levels.
+
+    t = i/(num_scales - 1) is level i; between two levels log s is linear in t, so that the levels, which are all the
+    network was trained on, are met exactly. The lowest has s = 0.01 (linear); time(s) of smaller s is 0.
+
+    Schedules of num_scales = T betas: "linear", evenly from beta_min/T to beta_max/T (Ho et al. 2020);
+    "scaled_linear", the same for their square roots (latent diffusion); "cosine", from abar(u) =
+    cos^2(pi/2 (u + 0.008)/1.008), no beta above 0.999 (Nichol and Dhariwal 2021). Used on images in [-1, 1].
+    """
+
+    schedule: str = "linear"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    num_scales: int = 1000
+    end_time: float = 0.0
+
+    def __post_init__(self):
+        if self.schedule not in BETA_SCHEDULES:
+            raise ValueError(f"config.sde.schedule={self.schedule!r} is unknown; choose one of {BETA_SCHEDULES}.")
+        _check_scales("DiscreteVPSDE", self.num_scales)
+        if not 0 < self.beta_min < self.beta_max <= self.num_scales:
+            raise ValueError(
+                f"DiscreteVPSDE needs 0 < beta_min < beta_max <= num_scales, got {self.beta_min}, {self.beta_max} and "
+                f"{self.num_scales}; set config.sde.beta_min, beta_max and num_scales."
+            )
+
+    @property
+    def prior_sigma(self) -> float:
+        return 1.0
+
+    def discrete_betas(self) -> Table:
+        """The chain's betas, ascending."""
+        n = self.num_scales
+        if self.schedule == "cosine":
+            abar = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
+            return np.minimum(1 - abar[1:] / abar[:-1], 0.999)
+        power = 2 if self.schedule == "scaled_linear" else 1
+        return np.linspace((self.beta_min / n) ** (1 / power), (self.beta_max / n) ** (1 / power), n) ** power
+
+    @functools.cached_property
+    def _log_s(self) -> Table:
+        """log s at every level, ascending."""
+        return 0.5 * np.log(np.expm1(-np.cumsum(np.log1p(-self.discrete_betas()))))
+
+    def index(self, t):
+        """The level at t, a fraction between two; a whole one exactly, where float32 would leave 1e-4 of rounding."""
+        index = t * (self.num_scales - 1)
+        whole = _xp(t).round(index)
+        return _xp(t).where(abs(index - whole) < 5e-4, whole, index)
+
+    def noise_scale(self, t):
+        xp = _xp(t)
+        levels = xp.linspace(0, 1, self.num_scales)
+        return xp.exp(xp.interp(t, levels, xp.asarray(self._log_s)))
+
+    def time(self, s):
+        xp = _xp(s)
+        levels = xp.linspace(0, 1, self.num_scales)
+        return xp.interp(xp.log(xp.maximum(s, 1e-30)), xp.asarray(self._log_s), levels)
+
+    def alpha(self, t):
+        return 1 / _xp(t).sqrt(1 + self.noise_scale(t) ** 2)
+
+    def sigma(self, t):
+        return self.noise_scale(t) * self.alpha(t)
+
+    def _rate(self, t):
+        """d log s/dt, constant between two levels."""
+        xp, last = _xp(t), self.num_scales - 1
+        below = xp.clip(xp.floor(t * last), 0, last - 1).astype(int)
+        return xp.asarray(np.diff(self._log_s) * last)[below]
+
+    def drift(self, t):
+        return -self._rate(t) * self.sigma(t) ** 2
+
+    def diffusion_squared(self, t):
+        return 2 * self._rate(t) * self.sigma(t) ** 2
+
+    def levels(self, n: int, end_time: float, published: bool = False) -> Levels:
+        """n levels at linspace(1, 0, n), exact transitions: those of the respaced chain where they are whole levels."""
+        _check_levels(n, self.num_scales)
+        return _exact_levels(self, np.linspace(1, 0, n))
+
+
+SDES: dict[str, Any] = {
+    "vesde": VESDE,
+    "vpsde": VPSDE,
+    "subvpsde": SubVPSDE,
+    "cosinevpsde": CosineVPSDE,
+    "edmsde": EDMSDE,
+    "discretevpsde": DiscreteVPSDE,
+}
 PREDICTIONS = ("score", "eps", "x0", "v")
 
 

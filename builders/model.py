@@ -66,8 +66,9 @@ def create_network(config: ConfigDict):
     return models.create_network(
         config.model.name,
         config.model.to_dict(),
-        # Under EDM's scaling the network sees data that is centred and scaled already.
-        centered=config.data.centered or config.model.scaling == "edm",
+        # Under a scaling of EDM's the network sees data that is centred and scaled already.
+        centered=config.data.centered or config.model.scaling != "none",
+        num_classes=config.data.num_classes,
         discrete_sigmas=tuple(denoisers.level_table(sde)) if discrete else (),
         dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
     )
@@ -77,26 +78,35 @@ def create_sde(config: ConfigDict) -> sde_lib.GaussianSDE:
     return sde_lib.create_sde(**config.sde.to_dict())
 
 
+def create_scaling(config: ConfigDict) -> edm.Scaling:
+    """The network scaling of config.model.scaling; it reads the keys it has from config.model and config.sde."""
+    name = config.model.scaling
+    if name not in edm.SCALINGS:
+        choices = ["none", *edm.SCALINGS]
+        raise ValueError(f"config.model.scaling={name!r} is unknown; choose one of {choices}.")
+    values = {**config.model.to_dict(), **config.sde.to_dict(), "levels": config.sde.num_scales}
+    fields = {field.name for field in dataclasses.fields(edm.SCALINGS[name])}
+    return edm.SCALINGS[name](**{key: value for key, value in values.items() if key in fields})
+
+
 def create_denoiser(config: ConfigDict, params: Any) -> Denoiser:
     """The network of config.model under its conventions, with `params`."""
     sde = create_sde(config)
     network = _Apply(create_network(config))
-    if config.model.scaling == "edm":
-        scaled = edm.Scaled(network, config.model.sigma_data, config.data.centered)
-        return Denoiser(params, scaled, sde, "x0", "sigma")
     if config.model.scaling != "none":
-        raise ValueError(f"config.model.scaling={config.model.scaling!r} is unknown; choose 'none' or 'edm'.")
+        scaled = edm.Scaled(network, create_scaling(config), config.data.centered, config.model.scaling_label)
+        return Denoiser(params, scaled, sde, "x0", "sigma")
     return Denoiser(params, network, sde, config.model.predicts, denoisers.told(sde, config.model.continuous))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Apply:
-    """`(params, x, labels) -> output` of a Flax module; equal for equal modules, which share compiled samplers."""
+    """`(params, x, labels, **conditions) -> output` of a Flax module; equal for equal modules, which share samplers."""
 
     module: Any
 
-    def __call__(self, params: Any, x: Image, labels: jax.Array) -> Image:
-        return self.module.apply({"params": params}, x, labels)
+    def __call__(self, params: Any, x: Image, labels: jax.Array, **conditions: jax.Array) -> Image:
+        return self.module.apply({"params": params}, x, labels, **conditions)
 
 
 def find_checkpoint(config: ConfigDict, workdir: str | Path | None, flag: str = "") -> Path:

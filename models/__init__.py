@@ -10,11 +10,19 @@ import jax.numpy as jnp
 
 from models.adm import ADM
 from models.ddpm import DDPM
+from models.edm_unet import DhariwalUNet, SongUNet
 from models.layers import Downsample, Upsample
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 
-NETWORKS = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnv2_64": NCSNv2, "adm": ADM}
+NETWORKS = {
+    "ncsnpp": NCSNpp,
+    "ddpm": DDPM,
+    "ncsnv2_64": NCSNv2,
+    "adm": ADM,
+    "song_unet": SongUNet,
+    "dhariwal_unet": DhariwalUNet,
+}
 
 
 def create_network(name: str, settings: Mapping[str, Any], **extra) -> nn.Module:

@@ -11,21 +11,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from array_types import Image, PerImage
-from models.layers import GroupNorm
+from models.layers import GroupNorm, attend_heads, timestep_embedding
 from models.resample import naive_downsample, naive_upsample
-
-
-def timestep_embedding(labels: jax.Array, size: int, max_period: float = 10000.0) -> jax.Array:
-    """[b] -> [b, size]: cosines, then sines, of labels times max_period^(-j/half), j < half = size/2."""
-    half = size // 2
-    dtype = jnp.promote_types(labels.dtype, jnp.float32)
-    # The product before the quotient, as published: at label 999 the rounding of a frequency shows.
-    frequencies = jnp.exp(-np.log(max_period) * jnp.arange(half, dtype=dtype) / half)
-    phase = labels.astype(dtype)[:, None] * frequencies[None]
-    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
 def conv(features: int, size: int, name: str, dtype: Any = None, zero: bool = False, stride: int = 1) -> nn.Conv:
@@ -37,23 +26,6 @@ def conv(features: int, size: int, name: str, dtype: Any = None, zero: bool = Fa
 
 def norm(name: str) -> GroupNorm:
     return GroupNorm(32, 1e-5, name=name)
-
-
-def attend_heads(qkv: jax.Array, heads: int, new_order: bool) -> jax.Array:
-    """Multi-head self-attention over positions, softmax in float32: [b, n, 3c] -> [b, n, c].
-
-    The 3c channels are (3, heads, d) in the new order (all queries first) and (heads, 3, d) in the legacy one.
-    """
-    b, n, channels = qkv.shape
-    d = channels // (3 * heads)
-    if new_order:
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, 3, heads, d), 2, 0)
-    else:
-        q, k, v = jnp.moveaxis(qkv.reshape(b, n, heads, 3, d), 3, 0)
-    scale = float(d**-0.25)  # on both, so that half precision does not overflow
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q * scale, k * scale)
-    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, channels // 3)
 
 
 def join_enlarged(x: Image, low_res: Image) -> Image:
@@ -104,7 +76,8 @@ class AttentionBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         b, height, width, c = x.shape
         h = norm("norm")(x).reshape(b, height * width, c)
-        h = attend_heads(nn.Dense(3 * c, dtype=self.dtype, name="qkv")(h), self.heads, self.new_order)
+        order = "new" if self.new_order else "legacy"
+        h = attend_heads(nn.Dense(3 * c, dtype=self.dtype, name="qkv")(h), self.heads, order)
         h = nn.Dense(c, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="proj_out")(h)
         return x + h.reshape(x.shape)
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from array_types import Image, PerImage
-from models.adm import Encoder, attend_heads, conv, norm
+from models.adm import Encoder, conv, norm
+from models.layers import attend_heads
 
 POOLS = ("attention", "adaptive", "spatial", "spatial_v2")
 
@@ -36,7 +37,7 @@ class AttentionPool(nn.Module):
         spread = nn.initializers.normal(c**-0.5)
         positions = self.param("positional_embedding", spread, (c, height * width + 1)).T[None]
         qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv_proj")(tokens + positions.astype(tokens.dtype))
-        pooled = attend_heads(qkv, c // self.head_channels, new_order=True)[:, 0]
+        pooled = attend_heads(qkv, c // self.head_channels, "new")[:, 0]
         return nn.Dense(self.outputs, dtype=self.dtype, name="c_proj")(pooled)
 
 

@@ -6,7 +6,7 @@ Samplers see a `Denoiser` only: `score(x, t)` in the process's own coordinates f
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import sde_lib
 from array_types import Image
 from sde_lib import GaussianSDE
 
-TOLD = ("sigma", "log_sigma", "t", "999t", "level", "fractional_level")
+TOLD = ("sigma", "log_sigma", "t", "999t", "level", "fractional_level", "index")
 
 
 def level_table(sde: GaussianSDE) -> np.ndarray:
@@ -37,20 +37,24 @@ def level_table(sde: GaussianSDE) -> np.ndarray:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("params",),
+    data_fields=("params", "conditions"),
     meta_fields=("network", "sde", "predicts", "told"),
 )
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A network with its parameters, process and conventions; a pytree whose leaves are the parameters.
+    """A network with its parameters, process and conventions; a pytree whose leaves are arrays.
 
     Attributes:
       params: the network's parameters.
-      network: `(params, x, labels) -> output`, x [b, h, w, c] in the data range, labels [b].
+      network: `(params, x, labels, **conditions) -> output`, x [b, h, w, c] in the data range, labels [b]. Channels
+        beyond those of x (a learned variance) are left out.
       sde: the forward process.
       predicts: what the output is: "score", "eps", "x0" or "v".
       told: what the labels are: "sigma", "log_sigma" (of the noise scale), "t", "999t", "level" (an integer) or
-        "fractional_level" (t (num_scales - 1), as score_sde tells discrete VP models).
+        "fractional_level" (t (num_scales - 1), as score_sde tells discrete VP models) or "index" (the level of a
+        process that is made of levels, `sde_lib.DiscreteVPSDE`).
+      conditions: what else the network is given, one entry an image: `classes` [b], `low_res` [b, h', w', c]; empty for
+        an unconditional network. Set by `given`.
     """
 
     params: Any
@@ -58,6 +62,15 @@ class Denoiser:
     sde: GaussianSDE
     predicts: str = "score"
     told: str = "sigma"
+    conditions: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    def given(self, **conditions: jax.Array) -> "Denoiser":
+        """The same denoiser with these conditions beside those it has: `denoiser.given(classes=jnp.array([3, 7]))`."""
+        return dataclasses.replace(self, conditions={**self.conditions, **conditions})
+
+    def output(self, x: Image, labels: jax.Array) -> Image:
+        """What the network says of x [b, h, w, c] under labels [b], without its learned variance; 1 network call."""
+        return self.network(self.params, x, labels, **self.conditions)[..., : x.shape[-1]]
 
     def labels(self, t: jax.Array) -> jax.Array:
         """What the network is told at SDE times t [b]."""
@@ -74,6 +87,8 @@ class Denoiser:
             return jnp.round((1 - t) * levels)
         if self.told == "fractional_level":
             return t * levels
+        if self.told == "index":
+            return self.sde.index(t)
         raise ValueError(f"told={self.told!r} is unknown; choose one of {TOLD}.")
 
     def std(self, t: jax.Array) -> jax.Array:
@@ -84,7 +99,7 @@ class Denoiser:
 
     def score(self, x: Image, t: jax.Array) -> Image:
         """grad log p_t(x) for x [b, h, w, c] at SDE times t [b]; 1 network call."""
-        output = self.network(self.params, x, self.labels(t))
+        output = self.output(x, self.labels(t))
         if self.predicts == "score":
             return output
         if self.predicts == "eps":
@@ -99,7 +114,7 @@ class Denoiser:
         t = self.sde.time(s)
         alpha, sigma = (value(t)[:, None, None, None] for value in (self.sde.alpha, self.sde.sigma))
         x = alpha * y
-        output = self.network(self.params, x, self.labels(t))
+        output = self.output(x, self.labels(t))
         return sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)[0]
 
     def __call__(self, y: Image, s: jax.Array) -> Image:
@@ -108,7 +123,11 @@ class Denoiser:
 
 
 def told(sde: GaussianSDE, continuous: bool) -> str:
-    """What score_sde's training conventions tell a network of the noise level."""
+    """What the training conventions of score_sde, and of ADM on its chain, tell a network of the noise level."""
+    if isinstance(sde, sde_lib.DiscreteVPSDE):
+        return "index"
+    if isinstance(sde, sde_lib.EDMSDE):
+        return "sigma"
     if isinstance(sde, sde_lib.VESDE):
         return "sigma" if continuous else "level"
     return "999t" if continuous or not isinstance(sde, sde_lib.VPSDE) else "fractional_level"

@@ -108,6 +108,16 @@ def positional_embedding(labels: jax.Array, size: int, max_period: float = 10000
     return jnp.pad(embedding, ((0, 0), (0, size % 2)))
 
 
+def timestep_embedding(labels: jax.Array, size: int, max_period: float = 10000.0) -> jax.Array:
+    """[b] -> [b, size]: sinusoids of ADM, cosines first, of labels times max_period^(-j/half), j < half = size/2."""
+    half = size // 2
+    dtype = jnp.promote_types(labels.dtype, jnp.float32)
+    # The product before the quotient, as published: at label 999 the rounding of a frequency shows.
+    frequencies = jnp.exp(-np.log(max_period) * jnp.arange(half, dtype=dtype) / half)
+    phase = labels.astype(dtype)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
 class NIN(nn.Module):
     """A 1x1 convolution written as a matmul over channels, with the published names W and b."""
 
@@ -130,6 +140,25 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     logits = jnp.einsum("bqc,bkc->bqk", q, k).astype(jnp.promote_types(q.dtype, jnp.float32)) * (1 / np.sqrt(c))
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bqk,bkc->bqc", weights, v).reshape(b, h, w, c)
+
+
+# The axis of (3, heads, d) along which a file keeps queries, keys and values apart: ADM's two orders, and EDM's.
+QKV_AXIS = {"new": 0, "legacy": 1, "interleaved": 2}
+
+
+def attend_heads(qkv: jax.Array, heads: int, order: str) -> jax.Array:
+    """Multi-head self-attention over positions, softmax in float32: [b, n, 3c] -> [b, n, c], heads outermost.
+
+    The 3c channels are (3, heads, d) in the "new" order, (heads, 3, d) in the "legacy" and (heads, d, 3) in the
+    "interleaved" one.
+    """
+    b, n, channels = qkv.shape
+    axes, axis = [heads, channels // (3 * heads)], QKV_AXIS[order]
+    q, k, v = jnp.moveaxis(qkv.reshape(b, n, *axes[:axis], 3, *axes[axis:]), 2 + axis, 0)
+    scale = float(axes[1] ** -0.25)  # on both, so that half precision does not overflow
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q * scale, k * scale)
+    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, channels // 3)
 
 
 class Conv2d(nn.Module):

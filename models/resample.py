@@ -41,9 +41,9 @@ def fir_filter(x: jax.Array, kernel: Sequence[float], before: int, after: int, g
     return _correlate(_correlate(x, 1, taps, before, after), 2, taps, before, after)
 
 
-def fir_downsample(x: jax.Array, kernel: Sequence[float]) -> jax.Array:
-    """Filter, then keep every second sample: [b, h, w, c] -> [b, h/2, w/2, c]."""
-    taps, total = _taps(kernel, 1.0), len(kernel) - 2
+def fir_downsample(x: jax.Array, kernel: Sequence[float], padded: bool = False) -> jax.Array:
+    """Filter, then keep every second sample: [b, h, w, c] -> [b, h/2, w/2, c]; `padded` maps bring their own border."""
+    taps, total = _taps(kernel, 1.0), 0 if padded else len(kernel) - 2
     before, after = (total + 1) // 2, total // 2
     return _correlate(_correlate(x, 1, taps, before, after, 2), 2, taps, before, after, 2)
 

@@ -11,7 +11,7 @@ from golden_files import golden_folder
 import checkpoints
 import models
 from checkpoints import fitting, names
-from models import adm
+from models import adm, layers
 
 PUBLISHED = adm.ADM(
     nf=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,), num_heads=4, num_head_channels=16, num_classes=10
@@ -74,16 +74,19 @@ def test_the_two_attention_orders_are_one_network_with_its_rows_permuted():
     assert np.abs(run(PUBLISHED, params, io, jnp.float64) - io["out_f64"]).max() > 1e-2
 
 
-def test_attention_is_a_softmax_average_head_by_head():
+@pytest.mark.parametrize("order, axis", [("new", 2), ("legacy", 3), ("interleaved", 4)])
+def test_attention_is_a_softmax_average_head_by_head(order, axis):
     b, n, heads, d = 2, 5, 3, 4
-    qkv = np.random.default_rng(0).normal(size=(b, n, 3, heads, d))
+    qkv = np.random.default_rng(0).normal(size=(3, b, n, heads, d))
     expected = np.empty((b, n, heads, d))
     for i, h in np.ndindex(b, heads):
-        q, k, v = qkv[i, :, :, h].transpose(1, 0, 2)
+        q, k, v = qkv[:, i, :, h]
         weights = np.exp(q @ k.T / np.sqrt(d))
         expected[i, :, h] = weights / weights.sum(1, keepdims=True) @ v
-    out = adm.attend_heads(jnp.asarray(qkv.reshape(b, n, -1)), heads, new_order=True)
-    np.testing.assert_allclose(out, expected.reshape(b, n, -1), rtol=1e-12)
+    stored = np.moveaxis(qkv, 0, axis).reshape(b, n, -1)
+    np.testing.assert_allclose(
+        layers.attend_heads(jnp.asarray(stored), heads, order), expected.reshape(b, n, -1), rtol=1e-12
+    )
 
 
 # --- the switches of the older networks, against the definition in NumPy, NCHW as published ---------------------------

@@ -7,12 +7,20 @@ import pytest
 
 import sde_lib
 
-SDES = [sde_lib.VESDE(), sde_lib.VPSDE(), sde_lib.SubVPSDE(), sde_lib.CosineVPSDE()]
+SDES = [
+    sde_lib.VESDE(),
+    sde_lib.VPSDE(),
+    sde_lib.SubVPSDE(),
+    sde_lib.CosineVPSDE(),
+    sde_lib.EDMSDE(),
+    sde_lib.DiscreteVPSDE(),
+    sde_lib.DiscreteVPSDE("cosine"),
+]
 TIMES = np.linspace(0.02, 0.98, 25)
-each_sde = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
+each_sde = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__ + getattr(sde, "schedule", ""))
 
 
-@pytest.mark.parametrize("sde", [SDES[1], SDES[3]], ids=["vp", "cosine"])
+@pytest.mark.parametrize("sde", [SDES[1], SDES[3], SDES[5]], ids=["vp", "cosine", "discrete"])
 def test_variance_is_preserved(sde):
     np.testing.assert_allclose(sde.alpha(TIMES) ** 2 + sde.sigma(TIMES) ** 2, 1, rtol=1e-14)
 
@@ -105,6 +113,49 @@ def test_published_sub_vp_levels_are_euler_maruyama_steps():
     np.testing.assert_array_equal(levels.sigma_below, np.append(sde.sigma(levels.t)[1:], 0))
 
 
+def test_edm_levels_are_its_noise_scales():
+    edm = sde_lib.EDMSDE(0.002, 80)
+    expected = [(80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(18)]
+    np.testing.assert_allclose(edm.levels(18, 0.0).sigma, expected, rtol=1e-12)
+    np.testing.assert_allclose(sde_lib.EDMSDE(1, 3, rho=1).sigma(np.array([0, 0.5, 1])), [1, 2, 3], rtol=1e-14)
+
+
+def test_the_chain_of_ddpm_is_met_at_every_level():
+    abar, levels = 1.0, []
+    for i in range(1000):
+        abar *= 1 - (1e-4 + (0.02 - 1e-4) * i / 999)
+        levels.append(abar)
+    levels, t = np.array(levels), np.arange(1000) / 999
+    sde = sde_lib.DiscreteVPSDE()
+    np.testing.assert_allclose(sde.alpha(t), np.sqrt(levels), rtol=1e-10)
+    np.testing.assert_allclose(sde.noise_scale(t[[0, -1]]), [0.0100005, 157.4073], rtol=1e-6)
+    half = np.sqrt(sde.noise_scale(t[5]) * sde.noise_scale(t[6]))  # between levels: geometric in the noise scale
+    np.testing.assert_allclose(sde.time(half), 5.5 / 999, rtol=1e-12)
+    assert sde.time(np.array(1e-4)) == 0 and sde.time(np.array(0.0)) == 0
+
+
+def test_a_whole_level_is_told_exactly_also_in_float32():
+    for schedule in ("linear", "cosine"):
+        sde = sde_lib.DiscreteVPSDE(schedule)
+        s = sde.noise_scale(np.arange(1000) / 999)
+        told = sde.index(sde.time(jnp.asarray(s, jnp.float32)))
+        np.testing.assert_array_equal(told, np.arange(1000))
+        np.testing.assert_allclose(sde.index(np.array([0.25])), 249.75, rtol=1e-12)
+
+
+def test_the_other_schedules_of_betas():
+    cosine = sde_lib.DiscreteVPSDE("cosine").discrete_betas()
+    abar = [np.cos((i / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2 for i in (0, 1, 500, 501)]
+    np.testing.assert_allclose(cosine[[0, 500]], [1 - abar[1] / abar[0], 1 - abar[3] / abar[2]], rtol=1e-10)
+    assert cosine[-1] == 0.999 and 1e4 < sde_lib.DiscreteVPSDE("cosine").noise_scale(1.0) < 3e4
+    latent = sde_lib.DiscreteVPSDE("scaled_linear", beta_min=0.85, beta_max=12.0).discrete_betas()
+    np.testing.assert_allclose(
+        np.sqrt(latent[[0, 1, -1]]),
+        [0.00085**0.5, 0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) / 999, 0.012**0.5],
+        rtol=1e-12,
+    )
+
+
 def test_settings_and_level_counts_without_meaning_are_refused():
     for sde in SDES:
         with pytest.raises(ValueError, match="1 noise levels: a sampler needs at least 2. Lower --speed_up"):
@@ -118,6 +169,12 @@ def test_settings_and_level_counts_without_meaning_are_refused():
             type(sde)(beta_min=3, beta_max=2)
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max, got 2 and 1"):
         sde_lib.VESDE(2, 1)
+    with pytest.raises(ValueError, match="EDMSDE needs 0 < sigma_min < sigma_max and rho > 0, got 2, 1 and 7"):
+        sde_lib.EDMSDE(2, 1)
+    with pytest.raises(ValueError, match=r"schedule='sqrt' is unknown; choose one of \('linear'"):
+        sde_lib.DiscreteVPSDE("sqrt")
+    with pytest.raises(ValueError, match="beta_max <= num_scales, got 0.1, 20.0 and 10"):
+        sde_lib.DiscreteVPSDE(num_scales=10)
     with pytest.raises(ValueError, match="logsnr_min < logsnr_max, got 1 and -1"):
         sde_lib.CosineVPSDE(1, -1)
     with pytest.raises(ValueError, match="config.sde.name='vp' is unknown"):
@@ -127,7 +184,7 @@ def test_settings_and_level_counts_without_meaning_are_refused():
 def test_create_sde_takes_only_the_settings_of_its_process():
     sde = sde_lib.create_sde("vpsde", beta_max=10.0, sigma_max=3.0)
     assert sde == sde_lib.VPSDE(beta_max=10.0) and isinstance(sde, sde_lib.GaussianSDE)
-    assert [sde.prior_sigma for sde in SDES] == [50, 1, 1, 1]
+    assert [sde.prior_sigma for sde in SDES] == [50, 1, 1, 1, 80, 1, 1]
 
 
 @pytest.mark.parametrize("kind", sde_lib.PREDICTIONS)
