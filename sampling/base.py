@@ -21,9 +21,10 @@ Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 class TimeGrid(NamedTuple):
-    """Decreasing noise scales s = sigma/alpha: where the solver stands (n + 1) and what the network is told (n).
+    """Decreasing noise scales s = sigma/alpha: where the solver stands and what the network is told, n + 1 of each.
 
-    The two agree unless the times told to the network are learned apart (LD3's decoupled times). The last s may be 0.
+    The two agree unless the times told to the network are learned apart (LD3's decoupled times). The last s may be 0;
+    the last s_model is never told.
     """
 
     s: Table
