@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
             "model": _model(),
             "data": _data(),
             "sampling": _sampling(),
+            "guidance": _guidance(),
             "eval": _eval(),
             "training": _training(),
             "optim": _optim(),
@@ -134,6 +135,7 @@ def _sampling() -> dict:
         ),  # of "restart": s_min, s_max, num_steps, repeats of an interval; four more for another
         "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
         "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
+        "labels": "",  # classes of the images, in turn, such as "3,7"; "": all of them, for models and guidance by class
         "start_image": "",  # image file or folder to begin from instead of pure noise; image i takes the i-th, in turn
         "start_sigma": 0.0,  # noise scale it is noised to, in units of the data range
         "pds_mode": "marginal",  # "marginal" (keeps the marginals), "paper" (as published) or "corrector_only"
@@ -159,6 +161,32 @@ def _churn() -> dict:
     }
 
 
+def _guidance() -> dict:
+    """What images are guided by, and how (docs/methods/guided_results.md); the tasks of configs/methods.py set it."""
+    return {
+        "kind": "none",  # "classifier", "inpainting", "colorization", "super_resolution", "autoguidance" or "text"
+        "scale": 1.0,  # of log p, 1 is neutral; of "autoguidance" the usual w, whose neutral value is 1 too
+        "shape": "constant",  # of the scale over log s: "constant", "rising" or "falling" with the noise
+        "interval": (0.0, float("inf")),  # noise scales between which guidance acts
+        "clip": float("inf"),  # largest root mean square, over an image, of what it adds to eps
+        "compat": "corrected",  # "official": with the quirks of the published splitting program
+        "solver": "",  # of the network's flow instead of the one that the method names, such as "heun"
+        "conditional": "euler",  # of the conditional flow: "euler", "heun", or "flow" for linear observations
+        "substeps": 1,  # parts of each kick; 0 takes as many as the curvature of log p asks for
+        "classifier": "",  # file of a classifier of noisy images
+        "likelihood": "pigdm",  # of an observation: "direct", "pigdm", "dps" or "projection"
+        "image": "",  # the user's image or images: to be repaired, coloured or enlarged
+        "mask": "",  # black and white image of the model's size: white is known
+        "factor": 4,  # by which super-resolution enlarges
+        "noise_std": 0.0,  # of the observation, in units of the data range
+        "data_std": 0.25,  # of the pixels, in units of the data range, for "pigdm"
+        "model": "",  # weight file of the other model, a worse one, for "autoguidance"
+        "prompt": "",  # for "text"
+        "encoder": "",  # for "text": "path/my_clip.py:make_encoder" (builders/text.py)
+        "crops": 4,  # for "text": parts of an image that are shown to the encoder
+    }
+
+
 def _eval() -> dict:
     """What a run writes below the work directory."""
     return {
@@ -167,6 +195,7 @@ def _eval() -> dict:
         "eval_folder": "eval",  # below the work directory
         "compare": "",  # also draw the first images by this method, such as "pc", into comparison.png
         "animation": False,  # also write the trajectory as an animated WebP
+        "reference": "",  # --mode=evaluate: statistics of real images (.npz); "" computes them from data.source
     }
 
 

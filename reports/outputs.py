@@ -159,6 +159,33 @@ class RunFolder:
         return record
 
 
+def read_run(folder: str | Path) -> tuple[ByteImages, dict[str, Any]]:
+    """The images of a finished run, uint8 [n, h, w, c] in the order of their indices, and its record.
+
+    Raises FileNotFoundError when there is no run, ValueError when it is unfinished, unreadable, or its images differ in
+    size: what is measured must be one set of images, made with one set of settings.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise FileNotFoundError(f"There is no run in {folder} (no {RECORD}); draw images first, or name --eval_folder.")
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        sessions = record["sessions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / RECORD} is no record of a run ({error}).") from error
+    matches = (_IMAGE_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    indices = sorted(int(match[1]) for match in matches if match)
+    if not sessions or not sessions[-1].get("finished") or len(indices) != record["images"]:
+        raise ValueError(
+            f"The run in {folder} is not finished: {len(indices)} images are there and its record speaks of "
+            f"{record.get('images')}. Run the same --mode=sample command again; it draws what is missing."
+        )
+    if not indices:
+        raise ValueError(f"The run in {folder} has no images.")
+    shape = read_png(folder / f"image_{indices[0]}.png").image.shape
+    return _read_images(folder, indices, shape), record
+
+
 def write_shards(folder: str | Path, indices: Iterable[int], shard_bytes: int = SHARD_BYTES) -> list[Path]:
     """Packs `image_<index>.png` into samples_0.npz, samples_1.npz, ...: arr_0 uint8 [n, h, w, c], and their index [n].
 

@@ -21,7 +21,7 @@ def get_config(method: str = "") -> ConfigDict:
         nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0, scaling="edm", scale_by_sigma=False, predicts="x0"
     )
     config.data.holdout = 10
-    config.eval.update(num_samples=16, batch_size=16, compare="pc")
+    config.eval.update(num_samples=16, batch_size=16, compare="pc", reference="demo/flowers32_reference.npz")
     config.training.update(
         batch_size=32,
         microbatch=16,

@@ -1,0 +1,102 @@
+"""--mode=evaluate: what the images of W/<eval_folder> score against a reference; one row in W/results.jsonl."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from builders.config import apply_overrides, resolve_config, shipped
+from builders.training import data_source
+from data import create_source
+from data.pipeline import load_images
+from metrics import nearest, reference, spectrum
+from metrics.block_means import block_means
+from metrics.precision_recall import precision_recall
+from metrics.sliced_wasserstein import pyramid_distances
+from modes.request import Request, workdir_of
+from reports import rows
+from reports.outputs import read_run
+from reports.plots import plot_spectra
+
+
+def run(request: Request) -> None:
+    """Measures a folder of samples.
+
+    Statistics come from config.eval.reference (`benchmarks/reference_statistics.py` makes one) or, where that is empty,
+    from the images of config.data.source, kept in W/reference.npz. With the images at hand the row also has what
+    statistics cannot tell: sliced Wasserstein distances, precision and recall, nearest neighbours.
+    """
+    config, workdir = resolve_config(request.config), workdir_of(request)
+    apply_overrides(config, request.overrides)
+    folder = workdir / config.eval.eval_folder
+    images, record = read_run(folder)
+    photographs = _photographs(config) if config.data.source else None
+    statistics = _statistics(config, workdir, photographs)
+    row = dict(reference.scores(images, statistics))
+    if photographs is not None:
+        row |= _against_images(images, *photographs, statistics.block)
+    session = record["sessions"][-1]
+    row |= {
+        "method": record["settings"]["config"]["sampling"]["method"],
+        "calls": session.get("calls"),
+        "gradient_calls": session.get("gradient_calls"),
+        "seconds": sum(part["seconds"]["steady"] for part in record["sessions"] if "seconds" in part),
+        "folder": str(folder),
+        "seed": record["settings"]["seed"],
+        "checkpoint": record["settings"]["weights"][:12],
+        "machine": rows.machine(),
+        "command": " ".join(sys.argv),
+    }
+    rows.append_row(workdir / "results.jsonl", row)
+    everything = rows.read_rows(workdir / "results.jsonl")
+    rows.write_csv(workdir / "results.csv", everything)
+    _plot(folder / "spectrum.png", images, statistics)
+    for key, value in row.items():
+        print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}")
+    logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
+
+
+def _photographs(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """(training, held out) images, uint8, as training would see them."""
+    data = config.data
+    images, _ = load_images(create_source(data_source(config), data.split), data.image_size, data.num_channels)
+    held_out = np.arange(len(images)) % data.holdout == 0 if data.holdout else np.zeros(len(images), bool)
+    return images[~held_out], images[held_out]
+
+
+def _statistics(
+    config: ConfigDict, workdir: Path, photographs: tuple[np.ndarray, np.ndarray] | None
+) -> reference.Reference:
+    if config.eval.reference:
+        return reference.load_reference(shipped(config.eval.reference))
+    if photographs is None:
+        raise ValueError(
+            "There is nothing to compare with: set --config.eval.reference to a file of statistics "
+            "(benchmarks/reference_statistics.py) or --config.data.source to the images."
+        )
+    computed = reference.compute_reference(photographs[0], Path(config.data.source).stem)
+    reference.save_reference(workdir / "reference.npz", computed)
+    return computed
+
+
+def _against_images(images: np.ndarray, training: np.ndarray, held_out: np.ndarray, block: int) -> dict[str, float]:
+    features, theirs = block_means(images, block), block_means(training, block)
+    covered = precision_recall(features, theirs)
+    row = {"block_precision": covered.precision, "block_recall": covered.recall}
+    distances = pyramid_distances(images, training)
+    row |= {f"sliced_wasserstein_{side}": distance for side, distance in distances.items()}
+    if len(held_out):
+        found = nearest.memorisation(images, training, held_out)
+        row |= {"memorisation_closer": found.closer, "memorisation_copies": found.copies}
+    return row
+
+
+def _plot(path: Path, images: np.ndarray, statistics: reference.Reference) -> None:
+    """Radial power of samples and reference; without matplotlib, a line that says so."""
+    power = {"samples": spectrum.radial_power(images).mean(axis=0)}
+    try:
+        plot_spectra(path, power, statistics.radial_power, statistics.name)
+    except ImportError as error:
+        logging.info("No plot of the spectrum: %s", error)

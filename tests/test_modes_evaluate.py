@@ -1,0 +1,117 @@
+"""--mode=evaluate measures one finished run, and nothing else."""
+
+import json
+
+import numpy as np
+import pytest
+
+import run_lib
+from configs import base as base_config
+from metrics import reference
+from modes.request import Request
+from reports.images import write_png
+from reports.outputs import RunFolder, read_run
+
+RNG = np.random.default_rng(0)
+SETTINGS = {"config": {"sampling": {"method": "pc"}}, "seed": 3, "precision": "float32", "weights": "abcdef" * 4}
+
+
+def photographs(n, seed=0):
+    """Smooth random images of 8 px."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(size=(n, 4, 4, 1)).repeat(2, 1).repeat(2, 2)
+    return np.clip(255 * (0.8 * coarse + 0.1 * rng.uniform(size=(n, 8, 8, 1))), 0, 255).astype(np.uint8)
+
+
+def write_run(folder, images, settings=SETTINGS):
+    with RunFolder(folder, settings, {"command": "test"}) as run:
+        for index, image in enumerate(images):
+            run.write(index, image)
+        run.finish({"calls": 40, "gradient_calls": 0, "seconds": {"compile": 1.0, "steady": 2.5}})
+
+
+def config(**changes):
+    made = base_config.get_config()
+    made.data.update(image_size=8, num_channels=1, **changes)
+    return made
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    for index, image in enumerate(photographs(40, seed=1)):
+        write_png(tmp_path / "photographs" / f"{index:03}.png", image)
+    return str(tmp_path / "photographs")
+
+
+def row_of(workdir):
+    return json.loads((workdir / "results.jsonl").read_text().splitlines()[-1])
+
+
+def test_the_row_is_what_the_metrics_say_with_its_circumstances(tmp_path, source):
+    images = photographs(30)
+    write_run(tmp_path / "eval", images)
+    run_lib.MODES["evaluate"](Request(config(source=source, holdout=4), tmp_path))
+    row = row_of(tmp_path)
+    training = np.stack([image for index, image in enumerate(photographs(40, seed=1)) if index % 4])
+    expected = reference.scores(images, reference.compute_reference(training, "photographs"))
+    assert {key: row[key] for key in expected} == pytest.approx(expected)
+    assert (row["n"], row["seed"], row["checkpoint"], row["calls"], row["seconds"]) == (30, 3, "abcdefabcdef", 40, 2.5)
+    assert 0 <= row["block_precision"] <= 1 and 0 <= row["memorisation_copies"] <= 1
+    assert row["sliced_wasserstein_8"] > 0
+    assert (tmp_path / "results.csv").read_text().startswith("n,")
+
+
+def test_copies_of_training_images_are_told(tmp_path, source):
+    training = photographs(40, seed=1)[1:20]
+    write_run(tmp_path / "eval", training)
+    run_lib.MODES["evaluate"](Request(config(source=source, holdout=10), tmp_path))
+    assert row_of(tmp_path)["memorisation_closer"] > 0.9
+
+
+def test_statistics_alone_are_enough(tmp_path):
+    reference.save_reference(tmp_path / "r.npz", reference.compute_reference(photographs(40, seed=1), "forty"))
+    write_run(tmp_path / "eval", photographs(30))
+    made = config()
+    made.eval.reference = str(tmp_path / "r.npz")
+    run_lib.MODES["evaluate"](Request(made, tmp_path))
+    assert row_of(tmp_path)["reference"] == "forty" and "block_recall" not in row_of(tmp_path)
+
+
+def test_nothing_to_compare_with_is_an_error(tmp_path):
+    write_run(tmp_path / "eval", photographs(30))
+    with pytest.raises(ValueError, match="--config.eval.reference .* or --config.data.source"):
+        run_lib.MODES["evaluate"](Request(config(), tmp_path))
+
+
+def test_too_few_images_for_the_covariance_are_refused(tmp_path, source):
+    write_run(tmp_path / "eval", photographs(4))
+    with pytest.raises(ValueError, match="too few for a covariance"):
+        run_lib.MODES["evaluate"](Request(config(source=source), tmp_path))
+
+
+def test_a_reference_of_another_size_is_refused(tmp_path):
+    other = photographs(40).repeat(2, 1).repeat(2, 2)
+    reference.save_reference(tmp_path / "r.npz", reference.compute_reference(other, "large"))
+    write_run(tmp_path / "eval", photographs(30))
+    made = config()
+    made.eval.reference = str(tmp_path / "r.npz")
+    with pytest.raises(ValueError, match=r"\(8, 8, 1\) and the reference 'large' is \(16, 16, 1\)"):
+        run_lib.MODES["evaluate"](Request(made, tmp_path))
+
+
+def test_no_run_an_unfinished_run_and_a_mixed_run_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no run in .*empty"):
+        read_run(tmp_path / "empty")
+    with RunFolder(tmp_path / "cut", SETTINGS) as run:
+        run.write(0, photographs(1)[0])
+    with pytest.raises(ValueError, match="not finished"):
+        read_run(tmp_path / "cut")
+    write_run(tmp_path / "mixed", photographs(3))
+    write_png(tmp_path / "mixed" / "image_2.png", np.zeros((16, 16, 1), np.uint8))
+    with pytest.raises(ValueError, match="image_2.png is .* two runs are mixed"):
+        read_run(tmp_path / "mixed")
+    write_run(tmp_path / "more", photographs(3))
+    write_png(tmp_path / "more" / "image_7.png", photographs(1)[0])
+    with pytest.raises(ValueError, match="4 images are there and its record speaks of 3"):
+        read_run(tmp_path / "more")
