@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Keys, Labels, PerImage, Scalar
+from array_types import Image, Labels, PerImage, Scalar
 from sampling.denoising import Denoiser
 from sde_lib import GaussianSDE
 
@@ -41,17 +41,6 @@ class Guidance(Protocol):
 def cost(guidance: Any) -> tuple[int, int]:
     """(network calls, gradient calls) of one gradient."""
     return getattr(guidance, "network_calls", 0), getattr(guidance, "gradient_calls", 1)
-
-
-def of_images(keys: Keys, all_keys: Keys, values: Any) -> Any:
-    """The values of the images with these keys, [b, ...]: labels, observations, embeddings of each image's own.
-
-    A guidance is made from the keys of a group of images (`splitting.create`); all_keys [n] are the keys of the run and
-    `values` a pytree of arrays [n, ...] in their order.
-    """
-    own, every = jax.random.key_data(keys), jax.random.key_data(all_keys)
-    index = jnp.argmax(jnp.all(own[:, None] == every[None], axis=-1), axis=1)
-    return jax.tree.map(lambda leaf: leaf[index], values)
 
 
 # --- how strongly ----------------------------------------------------------------------------------------------------

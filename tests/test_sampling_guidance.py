@@ -136,14 +136,6 @@ def test_guidance_by_a_text_raises_its_probability_and_is_finite_where_the_image
     assert jnp.isfinite(go(Encoder()(DATA(x0, array(1.0))))[2]).all()
 
 
-def test_each_image_finds_its_own_values_by_its_key():
-    keys = jax.random.split(jax.random.key(0), 5)
-    values = {"label": jnp.arange(5), "image": jnp.arange(10.0).reshape(5, 2)}
-    found = guidance.of_images(keys[jnp.array([3, 1, 1])], keys, values)
-    np.testing.assert_array_equal(found["label"], [3, 1, 1])
-    np.testing.assert_array_equal(found["image"], [[6, 7], [2, 3], [2, 3]])
-
-
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
