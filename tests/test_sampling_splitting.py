@@ -331,6 +331,15 @@ def test_kicks_of_the_corrected_scheme_take_weight_and_gradient_at_their_own_sta
     np.testing.assert_array_equal(plan.ends, [2, 5, 8, 11])
 
 
+def test_the_last_official_kick_shows_the_finished_image_itself_at_the_last_level():
+    plan = splitting.plan(splitting.settings("stsp1", 4, "official"), TimeGrid(S, S), guidance.UNIT)
+    kick = jax.tree.map(lambda column: jnp.asarray(column[-1]), plan.rows.kick)
+    seen = jax.tree_util.Partial(lambda y, s: y / jnp.sqrt(1 + s**2))  # what a VP classifier is fed
+    y = jnp.full((1, 1, 1, 1), 0.7)
+    assert kick.s == 0.3
+    np.testing.assert_allclose(conditional.euler(seen, y, kick), kick.gain * y, rtol=1e-12)
+
+
 def test_without_guidance_both_splittings_are_the_plain_solver():
     y = np.ones((1, 2, 2, 1))
     ends = [run(Settings(name, "ipndm_v", 2), TimeGrid(S, S), DATA, y)[0].y for name in splitting.SPLITTINGS]
