@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 import checkpoints
 from configs import base as base_config
-from configs import methods, score_sde
+from configs import edm_pickle, methods, score_sde
 
 
 def resolve_config(
@@ -22,6 +22,8 @@ def resolve_config(
                 f"{checkpoint.path if checkpoint else 'The checkpoint'} does not carry its architecture; "
                 "name a config with --config (see configs/)."
             )
+        if checkpoint.format == "edm_pickle":
+            return edm_pickle.translate(checkpoint.config, str(checkpoint.path))
         config = ConfigDict(checkpoint.config)
     found = load_config_file(config) if isinstance(config, str | Path) else config
     return _with_defaults(score_sde.translate(found) if score_sde.is_score_sde_layout(found) else found)

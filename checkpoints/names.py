@@ -23,6 +23,8 @@ import numpy as np
 from checkpoints.base import Checkpoint, Tensors
 
 PARALLEL = "module."  # torch.nn.DataParallel puts it before every name
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.12
+WRAPPED = "model."  # EDM keeps the U-Net under it, beside constants of its network scaling
 BUFFERS = ("sigmas", "resample_filter")  # constants that torch stores and that follow from the config
 
 
@@ -41,6 +43,10 @@ def network_names(
         return tensors
     if any(name.removeprefix(PARALLEL).startswith("all_modules.") for name in tensors):
         return flax_names(tensors, module_order)
+    if checkpoint.format == "edm_pickle":
+        tensors = {name.removeprefix(WRAPPED): t for name, t in tensors.items() if name.startswith(WRAPPED)}
+    if checkpoint.format == "diffusers":
+        tensors = diffusers_names(tensors)
     return flax_names_dotted(tensors, expected)
 
 
@@ -86,6 +92,18 @@ def torch_names(tensors: Mapping[str, np.ndarray], module_order: Sequence[str]) 
         if leaf in ("kernel", "scale", "weight"):
             leaf, tensor = "weight", tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
         flat[".".join(["all_modules", str(numbers[module]), *path, leaf])] = tensor
+    return flat
+
+
+def diffusers_names(tensors: Mapping[str, np.ndarray]) -> Tensors:
+    """A diffusers state dict of any age under the names that diffusers writes today, Fourier frequencies as `W`.
+
+    Attention was once `query`, `key`, `value`, `proj_attn`, and the frequencies were stored once or twice, as `W` too.
+    """
+    flat = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"(?<=\.)(query|key|value|proj_attn)(?=\.\w+$)", lambda old: _OLD_ATTENTION[old[0]], name)
+        flat["time_proj.W" if name == "time_proj.weight" and tensor.ndim == 1 else name] = tensor
     return flat
 
 
