@@ -340,6 +340,12 @@ def test_the_last_official_kick_shows_the_finished_image_itself_at_the_last_leve
     np.testing.assert_allclose(conditional.euler(seen, y, kick), kick.gain * y, rtol=1e-12)
 
 
+def test_a_heun_kick_into_noise_zero_is_eulers():
+    kick = jax.tree.map(lambda column: jnp.asarray(column[0]), conditional.kicks(np.array([0.3, 0.0]), Schedule(2.0)))
+    y = jnp.full((1, 2, 2, 1), 0.4)
+    np.testing.assert_array_equal(conditional.heun(OBSERVED, y, kick), conditional.euler(OBSERVED, y, kick))
+
+
 def test_without_guidance_both_splittings_are_the_plain_solver():
     y = np.ones((1, 2, 2, 1))
     ends = [run(Settings(name, "ipndm_v", 2), TimeGrid(S, S), DATA, y)[0].y for name in splitting.SPLITTINGS]
