@@ -60,7 +60,8 @@ def sample_groups(
         if skip(indices):
             continue
         padded = indices + [indices[-1]] * (size - len(indices))
-        operands, state = base.begin_on(mesh, sampler, image_keys(config.seed, padded))
+        begun = sampler.of(padded) if sampler.of else sampler
+        operands, state = base.begin_on(mesh, begun, image_keys(config.seed, padded))
         records, before = [], 0
         chunks = base.iterate_chunks(sampler.step, operands, state, sampler.rows, config.sampling.chunk)
         for state, record, done in chunks:

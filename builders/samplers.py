@@ -1,21 +1,31 @@
 """From config.sampling to a `Sampler`: levels, masks, grids and solvers, all checked before anything compiles."""
 
 import dataclasses
+import difflib
+import functools
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 import precond
 import sde_lib
 from builders import solvers
+from builders.conditions import Take, begin_at, numbered, parse_labels, start_pictures, to_range
 from builders.config import shipped
+from builders.grids import create_grid, prior_scale
+from builders.guidance import METHODS as GUIDED
+from builders.guidance import create_guided_sampler
 from builders.model import Model
+from configs import check
 from masks.files import Kind, read_mask
 from precond.stability import automatic_alpha, stability_warning
 from sampling import predictor_corrector
-from sampling.base import Sampler
+from sampling.base import Sampler, TimeGrid
+from sampling.denoising import Denoiser
 
 
 def create_preconditioner(
@@ -58,14 +68,59 @@ def create_levels(config: ConfigDict, sde: sde_lib.GaussianSDE) -> sde_lib.Level
 
 
 def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
-    """The sampler of config.sampling on this model, checked as a whole; nothing is compiled."""
-    method = config.sampling.method
-    if method in ("pc", "pds"):
-        return create_predictor_corrector(model, config, record)
-    if method in solvers.METHODS:
-        return solvers.create_ode_sampler(model, config, record)
-    known = sorted({"pc", "pds", *solvers.METHODS})
-    raise ValueError(f"--method={method!r} is unknown; choose one of {known}.")
+    """The sampler of config.sampling on this model, checked as a whole; nothing of the run is compiled."""
+    sampling, guided = config.sampling, config.guidance.kind != "none"
+    _check_method(sampling.method)
+    check.validate_sampling(config)
+    labels = class_labels(config)
+    if sampling.method in ("pc", "pds"):
+        sampler_of = functools.partial(_create_predictor_corrector, config, record)
+    else:
+        grid = create_grid(model, config, _searching(model, config, labels))
+        if guided or sampling.method not in solvers.METHODS:
+            sampler_of = create_guided_sampler(model, config, grid, record)
+        else:
+            sampler_of = functools.partial(_create_unguided, config, grid, record)
+
+    def create(take: Take) -> Sampler:
+        classes = {} if labels is None else {"classes": jnp.asarray(take(labels))}
+        return sampler_of(dataclasses.replace(model, denoiser=model.denoiser.given(**classes)), take)
+
+    sampler = create(Take([0], 1)) if labels is None and not guided else numbered(create)
+    if not sampling.start_image:
+        return sampler
+    pictures = to_range(start_pictures(model, config), config)
+    return begin_at(sampler, pictures, prior_scale(model.sde, grid) / sampling.start_sigma)
+
+
+def _check_method(method: str) -> None:
+    known = sorted({"pc", "pds", *solvers.METHODS, *GUIDED})
+    if method not in known:
+        # The published README of splitting says stps4, which the published program takes for ancestral sampling.
+        close = difflib.get_close_matches(method, known, 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"--method={method!r} is unknown; choose one of {known}.{hint}")
+
+
+def _create_predictor_corrector(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:
+    return create_predictor_corrector(model, config, record)
+
+
+def _create_unguided(config: ConfigDict, grid: TimeGrid, record: bool, model: Model, take: Take) -> Sampler:
+    return solvers.create_ode_sampler(model, config, grid, record)
+
+
+def class_labels(config: ConfigDict) -> np.ndarray | None:
+    """The class of each image in turn for a network that is told one; None for a network that is not."""
+    return parse_labels(config.sampling.labels, config.data.num_classes) if config.data.num_classes else None
+
+
+def _searching(model: Model, config: ConfigDict, labels: np.ndarray | None) -> Denoiser:
+    """The denoiser that a grid is searched with: of one microbatch of images."""
+    if labels is None:
+        return model.denoiser
+    count = config.sampling.microbatch
+    return model.denoiser.given(classes=jnp.asarray(Take(range(count), count)(labels)))
 
 
 def predictor_corrector_settings(config: ConfigDict) -> predictor_corrector.PredictorCorrector:

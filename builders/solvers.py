@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from builders.grids import create_grid, prior_scale
+from builders.grids import prior_scale
 from builders.model import Model
 from sampling import multistep, sde_solvers, single_step
 from sampling.base import Sampler, TimeGrid
@@ -43,10 +43,9 @@ def multistep_table(config: ConfigDict, grid: TimeGrid) -> multistep.Coefficient
     return multistep.table(config.sampling.method, grid, **multistep_settings(config))
 
 
-def create_ode_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
-    """The sampler of one of `METHODS`: sampling.num_steps steps on a grid that ends at noise 0."""
+def create_ode_sampler(model: Model, config: ConfigDict, grid: TimeGrid, record: bool = False) -> Sampler:
+    """The sampler of one of `METHODS` along a grid (`builders.grids.create_grid`)."""
     method, denoiser = config.sampling.method, create_thresholded(model, config)
-    grid = create_grid(model, config, denoiser)
     prior = prior_scale(model.sde, grid)
     if method in STOCHASTIC:
         return _create_stochastic(method, config, denoiser, grid, model.shape, prior, record)

@@ -135,7 +135,7 @@ def _sampling() -> dict:
         ),  # of "restart": s_min, s_max, num_steps, repeats of an interval; four more for another
         "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
         "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
-        "labels": "",  # classes of the images, in turn, such as "3,7"; "": all of them, for models and guidance by class
+        "labels": "",  # classes of the images, in turn, such as "3,7"; "" is all of them
         "start_image": "",  # image file or folder to begin from instead of pure noise; image i takes the i-th, in turn
         "start_sigma": 0.0,  # noise scale it is noised to, in units of the data range
         "pds_mode": "marginal",  # "marginal" (keeps the marginals), "paper" (as published) or "corrector_only"

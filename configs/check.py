@@ -64,3 +64,28 @@ def _normalised_widths(config: ConfigDict) -> list[tuple[int, str]]:
             widths += [(width + skips.pop(), f"level {level}, up, with its skip"), (out, f"level {level}, up")]
             width = out
     return widths
+
+
+def validate_sampling(config: ConfigDict) -> None:
+    """Raises ValueError when keys of config.sampling and config.guidance that are each right do not go together."""
+    sampling, guidance = config.sampling, config.guidance
+    langevin = sampling.method in ("pc", "pds")
+    stochastic = sampling.method in ("edm", "restart", "sa")
+    if guidance.kind != "none" and (langevin or stochastic):
+        raise ValueError(
+            f"--method={sampling.method} is stochastic and takes no guidance (config.guidance.kind={guidance.kind!r}); "
+            "choose a deterministic method, such as --method=stsp2 --steps=20."
+        )
+    if sampling.start_image and (langevin or not sampling.start_sigma):
+        raise ValueError(
+            f"--start_image with --method={sampling.method} and --start_sigma={sampling.start_sigma:g}: it needs a "
+            "solver that steps through noise scales, such as --method=unipc, and --start_sigma > 0, the noise scale "
+            "the image is noised to, in units of the data range: 0.3 keeps a layout in [0, 1], 2 little but colours."
+        )
+    if sampling.start_sigma and not sampling.start_image:
+        raise ValueError(f"--start_sigma={sampling.start_sigma:g} noises an image; name one with --start_image.")
+    if sampling.labels and not config.data.num_classes and guidance.kind != "classifier":
+        raise ValueError(
+            f"--labels={sampling.labels!r}: this network is told no class, and nothing else reads one. Guide it with a "
+            "classifier: --config FILE:class_conditional."
+        )

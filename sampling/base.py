@@ -7,7 +7,7 @@ be shown and a run can stop between chunks. The last chunk is padded and padded 
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -54,6 +54,7 @@ class Sampler(NamedTuple):
     image: Callable[[Any], Image]  # final state -> images in the model's data range
     nfe: int
     gradient_calls: int = 0
+    of: Callable[[Sequence[int]], "Sampler"] | None = None  # for images of these numbers, where each has its condition
 
 
 def _floating(leaf) -> bool:

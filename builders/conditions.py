@@ -1,0 +1,82 @@
+"""Runs whose images differ in more than noise: each has a label, an observation or a picture of its own."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from builders.config import shipped
+from builders.model import Model
+from data import conditions
+from sampling.base import Sampler
+
+
+class Take(NamedTuple):
+    """Which of the user's values belong to the images of a group: image i has the i-th, in turn."""
+
+    indices: Sequence[int]  # of the images
+    count: int  # how many are asked for: len(indices), or twice that many, the list repeated
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """values [n, ...] -> [count, ...]."""
+        places = [self.indices[k % len(self.indices)] % len(values) for k in range(self.count)]
+        return np.asarray(values)[places]
+
+
+def numbered(create: Callable[[Take], Sampler]) -> Sampler:
+    """The sampler of a run whose operands hold something for each image: `create(take)`, made anew for each group.
+
+    Only what `begin` returns may depend on `take`; rows and step are those of every image, so nothing compiles twice.
+    """
+
+    def of(indices: Sequence[int]) -> Sampler:
+        sampler = create(Take(indices, len(indices)))
+        # The loop finds out which arrays belong to an image by asking for twice as many.
+        return sampler._replace(begin=lambda keys: create(Take(indices, len(keys))).begin(keys))
+
+    return of([0])._replace(of=of)
+
+
+def parse_labels(text: str, num_classes: int) -> np.ndarray:
+    """ "3,7" -> [3, 7]; "" -> all classes. Raises ValueError for anything else and for a class there is not."""
+    if not text:
+        return np.arange(num_classes, dtype=np.int32)
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not part.isdecimal() or int(part) >= num_classes]
+    if wrong:
+        raise ValueError(
+            f"--labels={text!r}: {wrong[0]!r} is no class; classes are 0 to {num_classes - 1}, such as --labels=0,"
+            f"{num_classes - 1}."
+        )
+    return np.array([int(part) for part in parts], np.int32)
+
+
+def to_range(unit: np.ndarray, config: ConfigDict) -> np.ndarray:
+    """Images in [0, 1] -> in the model's data range."""
+    return 2 * unit - 1 if config.data.centered else unit
+
+
+def start_pictures(model: Model, config: ConfigDict) -> np.ndarray:
+    """config.sampling.start_image at the model's size, in [0, 1], [n, h, w, c]."""
+    return conditions.read_images(shipped(config.sampling.start_image), model.shape, "--start_image")
+
+
+def begin_at(sampler: Sampler, pictures: np.ndarray, scale: float) -> Sampler:
+    """A deterministic sampler that begins from the user's pictures, noised, instead of pure noise.
+
+    pictures: in the model's data range, [n, h, w, c]; scale: of the noise the sampler begins with, over start_sigma.
+    """
+
+    def of(indices: Sequence[int]) -> Sampler:
+        inner = sampler.of(indices) if sampler.of else sampler
+
+        def begin(keys):
+            operands, state = inner.begin(keys)
+            pictured = jnp.asarray(Take(indices, len(keys))(pictures), state.y.dtype)
+            return operands, state._replace(y=pictured + state.y / scale)
+
+        return inner._replace(begin=begin)
+
+    return of([0])._replace(of=of)

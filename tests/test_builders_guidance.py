@@ -1,0 +1,229 @@
+"""config.guidance by its keys, on Gaussian data where every posterior is known; labels and pictures by image."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from builders import guidance as builder
+from builders import text
+from builders.conditions import Take, parse_labels
+from builders.draw import image_keys, sample
+from builders.model import Model
+from builders.samplers import create_sampler
+from checkpoints import native
+from configs import base as base_config
+from models.denoiser import Denoiser
+from sde_lib import VESDE
+
+MEAN, STD = 0.4, 0.2
+
+
+def network(params, x, sigma, classes=None):
+    """E[x0 | y] of data N(mean, STD^2); the mean of a class is MEAN + 0.1 class."""
+    s = sigma[:, None, None, None]
+    mean = MEAN if classes is None else MEAN + 0.1 * classes[:, None, None, None]
+    return mean + params * STD**2 / (STD**2 + s**2) * (x - mean)
+
+
+def model_of(guidance=(), num_classes=0, **sampling) -> Model:
+    config = base_config.get_config()
+    config.data.update(image_size=8, num_classes=num_classes)
+    config.sampling.update(num_steps=20, microbatch=2, method="stsp2")
+    config.sampling.update(sampling)
+    config.guidance.update(dict(guidance))
+    return Model(Denoiser(jnp.float32(1.0), network, VESDE(0.01, 50.0), "x0", "sigma"), config)
+
+
+def noise(indices) -> np.ndarray:
+    return np.stack([np.asarray(jax.random.normal(key, (8, 8, 3), jnp.float32)) for key in image_keys(42, indices)])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two photographs, a mask whose upper half is known, and a grey and a small version of the first photograph."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "two").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    for name, image in zip("ab", pixels, strict=True):
+        Pillow.fromarray(image).save(folder / "two" / f"{name}.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Pillow.fromarray(mask).save(folder / "mask.png")
+    np.save(folder / "small.npy", pixels[:1].reshape(1, 2, 4, 2, 4, 3).mean((2, 4)).astype(np.float32) / 255)
+    return folder
+
+
+def settings_of(pictures, kind, **changes):
+    image = "small.npy" if kind == "super_resolution" else "two"
+    mask = {"mask": str(pictures / "mask.png")} if kind == "inpainting" else {}
+    return {"kind": kind, "image": str(pictures / image)} | mask | changes
+
+
+def observe(kind, x):
+    if kind == "inpainting":
+        return x[:, :4]
+    if kind == "colorization":
+        return x.mean(-1)
+    return x.reshape(len(x), 2, 4, 2, 4, 3).mean((2, 4))
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "colorization", "super_resolution"])
+@pytest.mark.parametrize("likelihood", ["pigdm", "direct", "projection"])
+def test_every_task_explains_what_was_given_and_each_image_its_own(pictures, kind, likelihood):
+    conditional = {"direct": "flow", "pigdm": "flow", "projection": "euler"}[likelihood]
+    model = model_of(settings_of(pictures, kind, likelihood=likelihood, conditional=conditional, data_std=STD))
+    truth = np.stack([np.asarray(Pillow.open(pictures / "two" / f"{name}.png")) / 255 for name in "ab"])
+    expected = observe(kind, truth)[:1] if kind == "super_resolution" else observe(kind, truth)
+    found = sample(model, {}, range(5))  # groups of two on two devices: image i has observation i mod 2
+    expected = np.stack([expected[i % len(expected)] for i in range(5)])
+    # The corrected scheme ends with the network: what is known is met as well as the last noise scale allows.
+    assert np.abs(observe(kind, found.images) - expected).max() < 0.02
+    assert found.nfe == (20 if likelihood != "pigdm" else 60)
+    assert np.isfinite(found.images).all()
+
+
+def test_an_image_does_not_depend_on_the_images_drawn_beside_it(pictures):
+    model = model_of(settings_of(pictures, "inpainting", likelihood="direct", conditional="flow"))
+    together, alone = sample(model, {}, range(4)).images, sample(model, {}, [3]).images
+    np.testing.assert_allclose(together[3], alone[0], atol=1e-6)
+
+
+def test_gradients_and_network_calls_are_counted_apart(pictures):
+    direct = model_of(settings_of(pictures, "inpainting", likelihood="direct"))
+    assert [create_sampler(direct, direct.config)[i] for i in (4, 5)] == [20, 40]
+    for method, calls, gradients in (("ltsp2", 20, 20), ("plms2", 20, 20), ("ddim", 20, 20)):
+        direct.config.sampling.method = method
+        sampler = create_sampler(direct, direct.config)
+        assert (sampler.nfe, sampler.gradient_calls) == (calls, gradients), method
+
+
+def test_a_class_conditional_network_draws_the_classes_in_turn():
+    model = model_of(num_classes=5, method="ddim", num_steps=30, labels="0,4")
+    means = sample(model, {}, range(5)).images.mean((1, 2, 3))
+    np.testing.assert_allclose(means, MEAN + np.array([0, 0.4, 0, 0.4, 0]), atol=0.06)
+    means = sample(model, {"labels": ""}, [1, 3]).images.mean((1, 2, 3))  # all classes: image i has class i mod 5
+    np.testing.assert_allclose(means, MEAN + np.array([0.1, 0.3]), atol=0.06)
+    found = sample(
+        model, {"labels": "4", "method": "dpmpp", "grid": "gits", "gits_images": 2, "num_steps": 5}, range(2)
+    )
+    assert found.nfe == 5 and abs(found.images.mean() - MEAN - 0.4) < 0.06
+
+
+@pytest.mark.parametrize("method", ["ddim", "heun", "unipc", "stsp2", "sa"])
+def test_a_start_image_is_noised_to_start_sigma_and_denoised(pictures, method):
+    start = {"start_image": str(pictures / "two"), "start_sigma": 0.5}
+    model = model_of(method=method, tau=0.0, **start)
+    truth = np.stack([np.asarray(Pillow.open(pictures / "two" / f"{name}.png")) / 255 for name in "aba"])
+    y = truth + 0.5 * noise(range(3))
+    expected = MEAN + (y - MEAN) * STD / np.sqrt(STD**2 + 0.5**2)
+    error = np.abs(sample(model, {}, range(3)).images - expected).max()
+    assert error < (0.06 if method == "ddim" else 0.01), error
+
+
+def test_automatic_substeps_tame_a_kick_that_euler_overshoots(pictures, caplog):
+    strong = settings_of(pictures, "inpainting", likelihood="direct", scale=50.0)
+    model = model_of(strong, num_steps=6)
+    wild = sample(model, {}, range(2))
+    assert "The guidance is too strong for its steps" in caplog.text
+    model.config.guidance.substeps = 0
+    tame = sample(model, {}, range(2))
+    assert np.abs(tame.images).max() < 3 < np.abs(wild.images).max()
+    assert tame.gradient_calls > wild.gradient_calls
+
+
+def test_the_scale_may_follow_the_noise(pictures):
+    config = model_of(settings_of(pictures, "inpainting", scale=2.0, interval=(0.1, 10.0), shape="rising")).config
+    schedule = builder.create_schedule(config, 50.0, 0.01)
+    s = np.array([0.05, 0.1, 1.0, 10.0, 20.0])
+    expected = 2 * np.log(s / 0.01) / np.log(5000) * [0, 1, 1, 1, 0]
+    np.testing.assert_allclose(schedule(s), expected, rtol=1e-6)
+    config.guidance.shape = "falling"
+    np.testing.assert_allclose(builder.create_schedule(config, 50.0, 0.01)(s[2]), 2 - expected[2], rtol=1e-6)
+
+
+def test_autoguidance_adds_what_the_other_model_lacks():
+    model = model_of({"kind": "autoguidance", "scale": 1.0, "model": "other"}, method="ddim")
+    # w = 1 is the model itself: the scale of the contrast is 0 and the other model is never asked.
+    assert builder.create_schedule(model.config, 50.0, 0.01).scale == 0.0
+    model.config.guidance.model = ""
+    with pytest.raises(ValueError, match="needs config.guidance.model"):
+        create_sampler(model, model.config)
+
+
+CLIP = """
+import jax.numpy as jnp
+
+class make:
+    resolution = 4
+    def embed_image(self, images):
+        return jnp.stack([images.mean((1, 2, 3)), 1 - images.mean((1, 2, 3))], axis=1)
+    def embed_text(self, text):
+        return {"bright": [1.0, 0.0], "dark": [0.0, 1.0]}[text]
+
+class poor:
+    resolution = 4
+"""
+
+
+def test_a_users_encoder_pulls_images_towards_the_prompt(tmp_path):
+    (tmp_path / "clip.py").write_text(CLIP)
+    spec = f"{tmp_path}/clip.py:make"
+    settings = {"kind": "text", "encoder": spec, "scale": 300.0, "crops": 1}
+    bright, dark = (sample(model_of(settings | {"prompt": p}), {}, range(2)).images.mean() for p in ("bright", "dark"))
+    assert bright > MEAN + 0.05 > MEAN - 0.05 > dark
+    with pytest.raises(FileNotFoundError, match="names no function in a file; write path/my_clip.py:make_encoder"):
+        text.load_encoder("clip.py")
+    with pytest.raises(ValueError, match="returns an object without embed_image, embed_text"):
+        text.load_encoder(f"{tmp_path}/clip.py:poor")
+    with pytest.raises(ValueError, match="needs config.guidance.prompt"):
+        sample(model_of(settings | {"prompt": ""}))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sampling", "message"),
+    [
+        ({"kind": "inpaint"}, {}, "config.guidance.kind='inpaint' is unknown; choose one of"),
+        ({"likelihood": "exact"}, {}, "config.guidance.likelihood='exact' is unknown"),
+        ({"scale": 1e39}, {}, r"config.guidance.scale=1e\+39 is not a finite float32"),
+        ({"interval": (2.0, 1.0)}, {}, r"config.guidance.interval=\(2, 1\) needs 0 <= low < high"),
+        ({"shape": "cosine"}, {}, "config.guidance.shape='cosine' is unknown"),
+        ({"data_std": 0.0}, {}, "config.guidance.data_std=0 must be positive"),
+        ({"conditional": "rk4"}, {}, "config.guidance.conditional='rk4' is unknown"),
+        ({"substeps": -1}, {}, "config.guidance.substeps=-1"),
+        ({"compat": "oficial"}, {}, "config.guidance.compat='oficial' is unknown"),
+        ({}, {"method": "stps4"}, "--method='stps4' is unknown; choose one of .* Did you mean 'stsp4'"),
+        ({}, {"method": "pds"}, "--method=pds is stochastic and takes no guidance"),
+        ({}, {"method": "sa"}, "--method=sa is stochastic and takes no guidance"),
+        ({}, {"variant": "bh1"}, "config.sampling.variant does not go with config.guidance"),
+        ({}, {"method": "stsp4", "num_steps": 0, "grid": "ddim999999"}, "no integer stride keeps 999999"),
+        ({}, {"labels": "1"}, "--labels='1': this network is told no class"),
+        ({"mask": "gone.png"}, {}, "config.guidance.mask='gone.png': there is no such file"),
+        ({"image": ""}, {}, "config.guidance.image='': there is no such file"),
+        ({}, {"start_image": "a.png"}, "--start_image with --method=stsp2 and --start_sigma=0"),
+        ({}, {"start_sigma": 1.0}, "--start_sigma=1 noises an image; name one with --start_image"),
+        ({"kind": "classifier", "classifier": ""}, {}, "config.guidance.classifier='' is no file; train"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_key(pictures, guidance, sampling, message):
+    model = model_of(settings_of(pictures, "inpainting") | guidance, **sampling)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        create_sampler(model, model.config)
+
+
+def test_labels_are_classes_in_turn():
+    np.testing.assert_array_equal(parse_labels("3, 0", 5), [3, 0])
+    np.testing.assert_array_equal(parse_labels("", 3), [0, 1, 2])
+    for wrong in ("5", "-1", "rose", "1,,2"):
+        with pytest.raises(ValueError, match=f"--labels='{wrong}': .* is no class; classes are 0 to 4"):
+            parse_labels(wrong, 5)
+    np.testing.assert_array_equal(Take([4, 7], 4)(np.array([10, 11, 12])), [11, 11, 11, 11])
+
+
+def test_the_other_model_of_autoguidance_must_draw_the_same_images(tmp_path):
+    file = tmp_path / "other.safetensors"
+    native.write(file, {"a": np.zeros(2, np.float32)}, base_config.get_config().to_dict())
+    model = model_of({"kind": "autoguidance", "model": str(file)})
+    with pytest.raises(ValueError, match="other.safetensors"):
+        create_sampler(model, model.config)
