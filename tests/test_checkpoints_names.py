@@ -128,8 +128,9 @@ def test_files_of_every_kind_come_under_the_names_of_the_network(ema):
     bare = torch._replace(format="torch_state_dict", raw=torch.weights(ema), ema=None)
     np.testing.assert_array_equal(network_names(bare, flax.raw, order)["Conv_0/bias"], stored)
     assert network_names(flax, flax.raw, ema=ema) is getattr(flax, kind)
-    dotted = torch._replace(format="edm_pickle", raw={"model.map_layer0.bias": np.ones(2)}, ema=None)
-    assert list(network_names(dotted, ["model_map_layer0/bias"], ema=ema)) == ["model_map_layer0/bias"]
+    wrapped = {"model.map_layer0.bias": np.ones(2), "u": np.ones(3)}  # u: a constant of the network scaling
+    dotted = torch._replace(format="edm_pickle", raw=wrapped, ema=None)
+    assert list(network_names(dotted, ["map_layer0/bias"], ema=ema)) == ["map_layer0/bias"]
 
 
 def test_another_network_is_refused_with_the_tensor():
