@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 import run_lib
 from configs import score_sde
+from modes.request import SHORT_FLAGS
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -22,18 +23,24 @@ _OUTPUT = flags.DEFINE_string("output", "", "File that --mode=convert writes.")
 _SEEDS = flags.DEFINE_string("seeds", "", "Images to draw, such as 0-63 or 3,7; else the first --num_samples.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run, and stop before compiling.")
 
-# Short flags, the published ones among them, and the config key that each one sets.
-_SHORT = {
-    "sampling.method": flags.DEFINE_string("method", None, "Sampling method (configs/methods.py)."),
-    "sampling.num_steps": flags.DEFINE_integer("steps", None, "Number of levels or steps."),
-    "sampling.speed_up": flags.DEFINE_float("speed_up", None, "Take num_scales / speed_up levels."),
-    "sampling.alpha": flags.DEFINE_string("alpha", None, "Mask strength, above 1, or auto; larger filters less."),
-    "sampling.freq_mask_path": flags.DEFINE_string("freq_mask_path", None, "Frequency mask: .npy, natural, power:2.0."),
-    "sampling.space_mask_path": flags.DEFINE_string("space_mask_path", None, "Pixel mask: .npy."),
-    "eval.num_samples": flags.DEFINE_integer("num_samples", None, "How many images."),
-    "eval.batch_size": flags.DEFINE_integer("batch_size", None, "Most images held on all devices at once."),
-    "eval.eval_folder": flags.DEFINE_string("eval_folder", None, "Folder for images, below the workdir."),
-}
+_SWEEP = flags.DEFINE_multi_string("sweep", [], "--mode=sweep: NAME=VALUE,VALUE; repeat it for the product.")
+_SHARD = flags.DEFINE_string("shard", "", "--mode=sweep: k/n takes every n-th point, for job arrays.")
+
+# Short flags, the published ones among them; modes/request.py says which config key each one sets.
+_SHORT = [
+    flags.DEFINE_string("method", None, "Sampling method (configs/methods.py)."),
+    flags.DEFINE_integer("steps", None, "Number of levels or steps."),
+    flags.DEFINE_float("speed_up", None, "Take num_scales / speed_up levels."),
+    flags.DEFINE_string("alpha", None, "Mask strength, above 1, or auto; larger filters less."),
+    flags.DEFINE_string("freq_mask_path", None, "Frequency mask: .npy, natural, power:2.0."),
+    flags.DEFINE_string("space_mask_path", None, "Pixel mask: .npy."),
+    flags.DEFINE_string("labels", None, "Classes of the images, in turn, such as 3,7."),
+    flags.DEFINE_string("start_image", None, "Image or folder of images to begin from, noised."),
+    flags.DEFINE_float("start_sigma", None, "Noise scale that --start_image is noised to."),
+    flags.DEFINE_integer("num_samples", None, "How many images."),
+    flags.DEFINE_integer("batch_size", None, "Most images held on all devices at once."),
+    flags.DEFINE_string("eval_folder", None, "Folder for images, below the workdir."),
+]
 
 
 def main(argv: list[str]) -> None:
@@ -45,8 +52,10 @@ def main(argv: list[str]) -> None:
         checkpoint=_CHECKPOINT.value,
         output=_OUTPUT.value,
         seeds=_SEEDS.value,
-        overrides={key: flag.value for key, flag in _SHORT.items() if flag.value is not None},
+        overrides={SHORT_FLAGS[flag.name]: flag.value for flag in _SHORT if flag.value is not None},
         dry_run=_DRY_RUN.value,
+        sweep=tuple(_SWEEP.value),
+        shard=_SHARD.value,
     )
     run_lib.run(_MODE.value, request)
 

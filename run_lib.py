@@ -15,7 +15,7 @@ from builders.devices import configure_jax
 from builders.draw import sample, sample_groups, to_pixels
 from builders.model import Model, load
 from builders.samplers import create_sampler
-from modes import convert, evaluate, inspect, masks, prepare, train
+from modes import convert, evaluate, inspect, masks, prepare, sweep, train
 from modes import sample as sample_mode
 from modes.request import Request
 
@@ -42,6 +42,7 @@ MODES: dict[str, Callable[[Request], None]] = {
     "convert": convert.run,
     "inspect": inspect.run,
     "evaluate": evaluate.run,
+    "sweep": sweep.run,
 }
 
 

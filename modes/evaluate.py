@@ -2,13 +2,13 @@
 
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from builders.config import apply_overrides, resolve_config, shipped
-from builders.training import data_source
 from data import create_source
 from data.pipeline import load_images
 from metrics import nearest, reference, spectrum
@@ -21,6 +21,13 @@ from reports.outputs import read_run
 from reports.plots import plot_spectra
 
 
+class Photographs(NamedTuple):
+    """Real images, uint8 [n, h, w, c]."""
+
+    training: np.ndarray
+    held_out: np.ndarray
+
+
 def run(request: Request) -> None:
     """Measures a folder of samples.
 
@@ -30,15 +37,26 @@ def run(request: Request) -> None:
     """
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
-    folder = workdir / config.eval.eval_folder
+    photographs = open_photographs(config)
+    statistics = open_statistics(config, workdir, photographs)
+    row = measure(workdir / config.eval.eval_folder, statistics, photographs)
+    rows.append_row(workdir / "results.jsonl", row)
+    everything = rows.read_rows(workdir / "results.jsonl")
+    rows.write_csv(workdir / "results.csv", everything)
+    for key, value in row.items():
+        print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}")
+    logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
+
+
+def measure(folder: Path, statistics: reference.Reference, photographs: Photographs | None) -> dict[str, Any]:
+    """The row of a finished run in `folder`, and a plot of its spectrum there."""
     images, record = read_run(folder)
-    photographs = _photographs(config) if config.data.source else None
-    statistics = _statistics(config, workdir, photographs)
-    row = dict(reference.scores(images, statistics))
+    row: dict[str, Any] = dict(reference.scores(images, statistics))
     if photographs is not None:
-        row |= _against_images(images, *photographs, statistics.block)
+        row |= _against_images(images, photographs, statistics.block)
     session = record["sessions"][-1]
-    row |= {
+    _plot(folder / "spectrum.png", images, statistics)
+    return row | {
         "method": record["settings"]["config"]["sampling"]["method"],
         "calls": session.get("calls"),
         "gradient_calls": session.get("gradient_calls"),
@@ -49,26 +67,20 @@ def run(request: Request) -> None:
         "machine": rows.machine(),
         "command": " ".join(sys.argv),
     }
-    rows.append_row(workdir / "results.jsonl", row)
-    everything = rows.read_rows(workdir / "results.jsonl")
-    rows.write_csv(workdir / "results.csv", everything)
-    _plot(folder / "spectrum.png", images, statistics)
-    for key, value in row.items():
-        print(f"{key:28} {value:.4g}" if isinstance(value, float) else f"{key:28} {value}")
-    logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
 
 
-def _photographs(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """(training, held out) images, uint8, as training would see them."""
+def open_photographs(config: ConfigDict) -> Photographs | None:
+    """The images of config.data.source as training would see them; None where no source is named."""
     data = config.data
-    images, _ = load_images(create_source(data_source(config), data.split), data.image_size, data.num_channels)
+    if not data.source:
+        return None
+    images, _ = load_images(create_source(data.source, data.split), data.image_size, data.num_channels)
     held_out = np.arange(len(images)) % data.holdout == 0 if data.holdout else np.zeros(len(images), bool)
-    return images[~held_out], images[held_out]
+    return Photographs(images[~held_out], images[held_out])
 
 
-def _statistics(
-    config: ConfigDict, workdir: Path, photographs: tuple[np.ndarray, np.ndarray] | None
-) -> reference.Reference:
+def open_statistics(config: ConfigDict, workdir: Path, photographs: Photographs | None) -> reference.Reference:
+    """config.eval.reference, or what is computed from the photographs; ValueError where there is neither."""
     if config.eval.reference:
         return reference.load_reference(shipped(config.eval.reference))
     if photographs is None:
@@ -76,12 +88,14 @@ def _statistics(
             "There is nothing to compare with: set --config.eval.reference to a file of statistics "
             "(benchmarks/reference_statistics.py) or --config.data.source to the images."
         )
-    computed = reference.compute_reference(photographs[0], Path(config.data.source).stem)
+    computed = reference.compute_reference(photographs.training, Path(config.data.source).stem)
+    workdir.mkdir(parents=True, exist_ok=True)
     reference.save_reference(workdir / "reference.npz", computed)
     return computed
 
 
-def _against_images(images: np.ndarray, training: np.ndarray, held_out: np.ndarray, block: int) -> dict[str, float]:
+def _against_images(images: np.ndarray, photographs: Photographs, block: int) -> dict[str, float]:
+    training, held_out = photographs
     features, theirs = block_means(images, block), block_means(training, block)
     covered = precision_recall(features, theirs)
     row = {"block_precision": covered.precision, "block_recall": covered.recall}

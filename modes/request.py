@@ -9,6 +9,22 @@ from ml_collections import ConfigDict
 from builders.config import apply_overrides
 from builders.model import Model, load
 
+# Short flags, the published ones among them, and the config key that each one sets.
+SHORT_FLAGS = {
+    "method": "sampling.method",
+    "steps": "sampling.num_steps",
+    "speed_up": "sampling.speed_up",
+    "alpha": "sampling.alpha",
+    "freq_mask_path": "sampling.freq_mask_path",
+    "space_mask_path": "sampling.space_mask_path",
+    "labels": "sampling.labels",
+    "start_image": "sampling.start_image",
+    "start_sigma": "sampling.start_sigma",
+    "num_samples": "eval.num_samples",
+    "batch_size": "eval.batch_size",
+    "eval_folder": "eval.eval_folder",
+}
+
 
 class Request(NamedTuple):
     """The command line, after flags have been put into the config."""
@@ -20,6 +36,8 @@ class Request(NamedTuple):
     seeds: str = ""
     overrides: Mapping[str, Any] = {}  # config keys set by short flags
     dry_run: bool = False
+    sweep: tuple[str, ...] = ()
+    shard: str = ""
 
 
 def open_model(request: Request) -> Model:
