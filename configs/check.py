@@ -28,7 +28,7 @@ def _check_image_size(config: ConfigDict) -> None:
 
 
 def _check_width(config: ConfigDict, width: int, where: str) -> None:
-    if config.model.name == "ddpm":
+    if config.model.name in ("ddpm", "adm"):
         groups, rule = 32, "32"
     else:
         groups, rule = min(width // 4, 32), "min(C//4, 32)"
@@ -43,13 +43,14 @@ def _check_width(config: ConfigDict, width: int, where: str) -> None:
 def _normalised_widths(config: ConfigDict) -> list[tuple[int, str]]:
     """Channels C of every group normalisation of the U-Net and where it stands, in the order of the network."""
     model = config.model
-    if model.name not in ("ncsnpp", "ddpm"):
+    if model.name not in ("ncsnpp", "ddpm", "adm"):
         return []
     joins_by_cat = (
         model.name == "ncsnpp" and model.progressive_input == "input_skip" and model.progressive_combine == "cat"
     )
-    levels = list(enumerate(model.nf * multiplier for multiplier in model.ch_mult))
-    width, skips, widths = model.nf, [model.nf], []
+    levels = list(enumerate(int(model.nf * multiplier) for multiplier in model.ch_mult))
+    width = levels[0][1] if model.name == "adm" else model.nf
+    skips, widths = [width], []
     for level, out in levels:
         for _ in range(model.num_res_blocks):
             widths += [(width, f"level {level}, down"), (out, f"level {level}, down")]

@@ -101,3 +101,52 @@ def ncsnv2(num_scales: int, snr: float) -> ConfigDict:
     config.sampling.update(predictor="none", corrector="ald", snr=snr, n_steps_each=5)
     config.eval.update(num_samples=50_000, batch_size=960)
     return config
+
+
+def adm(image_size: int, ch_mult: tuple[float, ...], schedule: str = "linear", num_classes: int = 1000) -> ConfigDict:
+    """ADM on DDPM's chain (Dhariwal and Nichol 2021), with the architecture of the classifier that guides it.
+
+    The sampler is the published program's where it guides nothing: DDIM, 25 calls, x0 clipped to the data range.
+    """
+    config = base.get_config()
+    config.sde.update(name="discretevpsde", schedule=schedule)
+    config.model.update(
+        name="adm",
+        continuous=False,
+        predicts="eps",
+        nf=256,
+        ch_mult=ch_mult,
+        num_res_blocks=2,
+        attn_resolutions=(32, 16, 8),
+        learn_sigma=True,
+        dropout=0.0,
+    )
+    config.data.update(image_size=image_size, centered=True, num_classes=num_classes)
+    config.sampling.update(
+        method="ddim", num_steps=25, grid="time_uniform", threshold="static", microbatch=max(1, 512 // image_size)
+    )
+    config.eval.update(num_samples=100, batch_size=64)
+    config.classifier.update(
+        num_classes=1000,
+        nf=128,
+        ch_mult=ch_mult,
+        num_res_blocks=2,
+        attn_resolutions=(32, 16, 8),
+        num_head_channels=64,
+        pool="attention",
+    )
+    return config
+
+
+def adm_upsampler(image_size: int) -> ConfigDict:
+    """ADM that enlarges class-conditional ImageNet images four times."""
+    config = adm(image_size, ch_mult=(1, 1, 2, 2, 4, 4))
+    config.model.update(nf=192, super_resolution=True)
+    return config
+
+
+def adm_lsun() -> ConfigDict:
+    """ADM on a category of LSUN, 256 px, unconditional."""
+    config = adm(256, ch_mult=(1, 1, 2, 2, 4, 4), num_classes=0)
+    config.model.dropout = 0.1
+    return config

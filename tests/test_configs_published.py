@@ -13,7 +13,7 @@ from models import create_network, param_shapes
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for family in ("ve", "vp", "subvp")
+    for family in ("ve", "vp", "subvp", "adm")
     for path in (CONFIGS / family).rglob("*.py")
 )
 
