@@ -54,6 +54,7 @@ class Sampler(NamedTuple):
     image: Callable[[Any], Image]  # final state -> images in the model's data range
     nfe: int
     gradient_calls: int = 0
+    calls: Callable[[Any], Any] | None = None  # final state -> network calls of each image, where they differ; nfe is 0
     of: Callable[[Sequence[int]], "Sampler"] | None = None  # for images of these numbers, where each has its condition
 
 
