@@ -1,7 +1,9 @@
 """Runs whose images differ in more than noise: each has a label, an observation or a picture of its own."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -80,3 +82,18 @@ def begin_at(sampler: Sampler, pictures: np.ndarray, scale: float) -> Sampler:
         return inner._replace(begin=begin)
 
     return of([0])._replace(of=of)
+
+
+def condition_settings(config: ConfigDict) -> dict[str, Any]:
+    """What fixes the images of a conditioned run besides the other sections: its guidance, and the files it reads."""
+    guidance = config.guidance
+    if guidance.kind == "none" and not config.sampling.start_image:
+        return {}
+    files = [guidance[key] for key in ("image", "mask", "classifier", "model")] + [config.sampling.start_image]
+    return {"guidance": guidance.to_dict(), "conditions": {file: _hash(Path(shipped(file))) for file in files if file}}
+
+
+def _hash(path: Path) -> str:
+    """Of a file, or of the files of a folder in the order of their names."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]

@@ -5,6 +5,56 @@ Every config file ends in `return methods.apply(config, method)`.
 
 from ml_collections import ConfigDict
 
+# The engine's solvers, deterministic and stochastic, and the published names of operator splitting: one key each.
+SOLVERS = (
+    *(
+        "ddim",
+        "euler",
+        "heun",
+        "dpmpp_2s",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "ghvb",
+        "dpmpp",
+        "dpm_solver++",
+        "unipc",
+        "uni_pc",
+    ),
+    *("edm", "restart", "sa"),
+    *(f"{family}{order}" for family in ("plms", "pndm", "ltsp", "stsp") for order in (1, 2, 3, 4)),
+)
+
+# What to draw, under the user's conditions; the solver can be changed with --method.
+TASKS: dict[str, dict] = {
+    # --labels 0,3 [--config.guidance.classifier FILE]
+    "class_conditional": {
+        "sampling": {"method": "stsp2", "num_steps": 20},
+        "guidance": {"kind": "classifier", "scale": 3.0},
+    },
+    # --config.guidance.image FILE --config.guidance.mask FILE
+    "inpainting": {
+        "sampling": {"method": "stsp2", "num_steps": 20},
+        "guidance": {"kind": "inpainting", "likelihood": "pigdm", "conditional": "flow"},
+    },
+    # --config.guidance.image FILE
+    "colorization": {
+        "sampling": {"method": "stsp2", "num_steps": 20},
+        "guidance": {"kind": "colorization", "likelihood": "pigdm", "conditional": "flow"},
+    },
+    # --config.guidance.image FILE [--config.guidance.factor 4]
+    "super_resolution": {
+        "sampling": {"method": "stsp2", "num_steps": 20},
+        "guidance": {"kind": "super_resolution", "likelihood": "pigdm", "conditional": "flow"},
+    },
+    # --config.guidance.prompt TEXT --config.guidance.encoder my_clip.py:make_encoder
+    "text": {
+        "sampling": {"method": "stsp2", "num_steps": 40},
+        "guidance": {"kind": "text", "scale": 100.0},
+    },
+}
+ALIASES = {"colourisation": "colorization", "colourization": "colorization"}
+
 METHODS: dict[str, dict] = {
     # The predictor-corrector sampler of the score-SDE paper, without a preconditioner.
     "pc": {"sampling": {"method": "pc"}},
@@ -27,6 +77,9 @@ METHODS: dict[str, dict] = {
         },
         "optim": {"lr": 1e-3, "warmup": 100, "weight_decay": 0.05, "schedule": "cosine"},
     },
+    **{name: {"sampling": {"method": name}} for name in SOLVERS},
+    **TASKS,
+    **{alias: TASKS[name] for alias, name in ALIASES.items()},
 }
 
 

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 from absl import logging
 
+from builders.conditions import condition_settings
 from builders.config import apply_overrides
 from builders.draw import group_size, sample, sample_groups, to_pixels
 from builders.model import Model
 from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
+from modes import condition_pictures
 from modes.request import Request, open_model, parse_seeds, workdir_of
 from reports.animation import write_animation
 from reports.grids import comparison_grid, image_grid
@@ -34,9 +36,10 @@ def plan(model: Model, sampler: Sampler, count: int) -> str:
     steps = f"{num_updates(sampler)} steps"
     if sampling.method in ("pc", "pds"):
         steps = f"{num_updates(sampler) // predictor_corrector_settings(config).steps_per_level()} levels"
+    gradients = f"{sampler.gradient_calls} gradient calls and " if sampler.gradient_calls else ""
     return (
         f"{config.model.name} ({size}), {model.shape[0]} px, {method}, {steps}, "
-        f"{sampler.nfe} network calls an image, {count} images, seed {config.seed}, "
+        f"{gradients}{sampler.nfe} network calls an image, {count} images, seed {config.seed}, "
         f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
 
@@ -56,7 +59,7 @@ def run(request: Request) -> None:
         "seed": config.seed,
         "precision": config.precision,
         "weights": model.weights_hash,
-    }
+    } | condition_settings(config)
     session = {"command": sys.argv, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "seeds": len(seeds)}
     text = {"seed": config.seed, "method": config.sampling.method, "calls": sampler.nfe, "weights": model.weights_hash}
     with RunFolder(folder_path, settings, session) as folder:
@@ -78,6 +81,7 @@ def run(request: Request) -> None:
         cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
         folder.finish(cost, caption(model, sampler))
     logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
+    condition_pictures.write(model, seeds, folder_path, caption(model, sampler))
     if config.eval.compare and not (folder_path / "comparison.png").exists():
         write_comparison(model, sampler, seeds[:8], folder_path)
 
@@ -86,6 +90,7 @@ def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folde
     """comparison.png: images of this run above those of config.eval.compare, from equal noise at as many levels."""
     other = copy.deepcopy(model.config)
     apply_overrides(other, {"sampling.method": model.config.eval.compare})
+    other.guidance.kind, other.sampling.start_image, other.sampling.start_sigma = "none", "", 0.0
     plain = dataclasses.replace(model, config=other)
     images = [read_png(folder / f"image_{index}.png").image for index in seeds]
     drawn = sample(plain, seeds=seeds)
@@ -110,7 +115,9 @@ def caption(model: Model, sampler: Sampler) -> str:
     sampling = model.config.sampling
     filtered = sampling.method == "pds" and (sampling.freq_mask_path or sampling.space_mask_path)
     mode = f", {sampling.pds_mode}" if filtered else ""
-    return f"{sampling.method}{mode}, {sampler.nfe} network calls an image, seed {model.config.seed}"
+    gradients = f"{sampler.gradient_calls} gradient calls and " if sampler.gradient_calls else ""
+    task = f"{model.config.guidance.kind} by " if model.config.guidance.kind != "none" else ""
+    return f"{task}{sampling.method}{mode}, {gradients}{sampler.nfe} network calls an image, seed {model.config.seed}"
 
 
 def gain(model: Model, sampler: Sampler, count: int, seconds: float) -> str:

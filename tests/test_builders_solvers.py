@@ -8,9 +8,11 @@ import pytest
 from builders import solvers
 from builders.draw import image_keys, sample
 from builders.grids import create_grid, prior_scale
+from builders.guidance import METHODS as GUIDED
 from builders.model import Model
 from builders.samplers import create_sampler
 from configs import base as base_config
+from configs import methods
 from models.denoiser import Denoiser
 from sampling import time_grids
 from sde_lib import VESDE, VPSDE, SubVPSDE
@@ -145,3 +147,9 @@ def test_an_unknown_method_lists_the_new_names_too():
     with pytest.raises(ValueError, match=r"'edm'.*'restart', 'sa'"):
         model = model_of(method="hoin")
         create_sampler(model, model.config)
+
+
+def test_every_solver_has_a_config_of_its_own():
+    assert set(methods.SOLVERS) == {*solvers.METHODS, *GUIDED}
+    for name in methods.SOLVERS:
+        assert methods.apply(base_config.get_config(), name).sampling.method == name

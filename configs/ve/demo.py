@@ -13,6 +13,7 @@ from configs import base, methods
 def get_config(method: str = "") -> ConfigDict:
     config = base.get_config()
     config.checkpoint = "demo/flowers32.safetensors"
+    config.guidance.classifier = "demo/flowers32_classifier.safetensors"
     config.sampling.update(
         speed_up=20.0, freq_mask_path="masks/flowers32_freq.npy", space_mask_path="", alpha=5.0, snr=0.16
     )
