@@ -50,6 +50,8 @@ def _model() -> dict:
     """The network and what its output means."""
     return {
         "name": "ncsnpp",  # "ncsnpp" (NCSN++ and DDPM++), "ddpm", "ncsnv2_64", "adm", "song_unet" or "dhariwal_unet"
+        "components": 8,  # "analytic": images of the mixture; 1 makes it Gaussian
+        "residual": 0.3,  # "analytic": amplitude of what is added to them, in units of photographs' spectrum
         "factory": "",  # your own network instead: "path/my_net.py:make_model"
         "ema": True,  # sample with the averaged weights; False takes the raw ones
         "continuous": True,  # trained on all t in (0, 1], not only on the num_scales levels
