@@ -146,6 +146,8 @@ def test_a_schedule_is_its_shape_inside_the_interval_and_zero_outside():
     shaped = guidance.schedule(2.0, (0.2, 10.0), shape=lambda s: np.log(s), s_range=(0.1, 10.0))
     np.testing.assert_allclose(shaped(s), 2 * np.array([0, np.log(5), 0, np.log(0.5), 0, 0]), atol=1e-14)
     np.testing.assert_allclose(shaped(jnp.asarray(s)), shaped(s), atol=1e-6)
+    edges = np.array([10.01, 10.0, 0.2, 0.199])
+    np.testing.assert_array_equal(guidance.schedule(2.0, (0.2, 10.0))(edges), [0, 2, 2, 0])
     assert isinstance(shaped(s), np.ndarray) and isinstance(shaped(jnp.asarray(s)), jax.Array)
 
 
