@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 import checkpoints
 from configs import base as base_config
-from configs import edm_pickle, methods, score_sde
+from configs import diffusers, edm_pickle, methods, score_sde
 
 
 def resolve_config(
@@ -24,6 +24,8 @@ def resolve_config(
             )
         if checkpoint.format == "edm_pickle":
             return edm_pickle.translate(checkpoint.config, str(checkpoint.path))
+        if checkpoint.format == "diffusers":
+            return diffusers.translate(checkpoint.config, checkpoint.extra.get("scheduler"), str(checkpoint.path))
         config = ConfigDict(checkpoint.config)
     found = load_config_file(config) if isinstance(config, str | Path) else config
     return _with_defaults(score_sde.translate(found) if score_sde.is_score_sde_layout(found) else found)
@@ -50,6 +52,14 @@ def load_config_file(path: str | Path) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(method) if method else module.get_config()
+
+
+def data_range(config: ConfigDict) -> tuple[float, float]:
+    """(low, high): the values of black and white in the model's images."""
+    if config.data.range:
+        low, high = config.data.range
+        return low, high
+    return (-1.0, 1.0) if config.data.centered else (0.0, 1.0)
 
 
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:

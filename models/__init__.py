@@ -14,6 +14,7 @@ from models.edm_unet import DhariwalUNet, SongUNet
 from models.layers import Downsample, Upsample
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
+from models.unet2d import UNet2D
 
 NETWORKS = {
     "ncsnpp": NCSNpp,
@@ -22,6 +23,7 @@ NETWORKS = {
     "adm": ADM,
     "song_unet": SongUNet,
     "dhariwal_unet": DhariwalUNet,
+    "unet2d": UNet2D,
 }
 
 

@@ -14,7 +14,7 @@ def run(request: Request) -> None:
     config = None if request.config is None else resolve_config(request.config)
     stored = checkpoints.read(find_checkpoint(config or base_config.get_config(), request.workdir, request.checkpoint))
     print(inspection.describe(stored))
-    if config is None and stored.config is not None and stored.format in ("native", "edm_pickle"):
+    if config is None and stored.config is not None and stored.format in ("native", "edm_pickle", "diffusers"):
         config = resolve_config(None, stored)
     if config is not None:
         differences = fitting.compare(*named_tensors(stored, config))

@@ -1,0 +1,343 @@
+"""diffusers' `UNet2DModel`: DDPM, NCSN++ and ADM as one U-Net made of named blocks, under the names of its state dicts.
+
+A folder's config.json names the block type of every level (`DOWN_BLOCKS`, `UP_BLOCKS`). Modules are named as there
+with "_" for "." ("down_blocks.0.resnets.1.conv1" is `down_blocks_0_resnets_1/conv1`), so that `checkpoints.names`
+hardly needs a table. Labels are indices of a chain, or noise scales where the embedding is "fourier" (it takes their
+logarithm, and the output is divided by them).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from array_types import Image, PerImage
+from models.layers import (
+    GaussianFourierProjection,
+    GroupNorm,
+    attend_heads,
+    groups_of,
+    positional_embedding,
+    timestep_embedding,
+)
+from models.resample import fir_downsample, fir_upsample, naive_downsample, naive_upsample
+
+FIR = (1, 3, 3, 1)
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "relu": nn.relu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
+}
+
+
+class BlockType(NamedTuple):
+    """What a block type of config.json stands for."""
+
+    attention: bool
+    resampling: str  # "conv", "resnet" or "fir"; "" follows downsample_type or upsample_type
+
+
+DOWN_BLOCKS = {
+    "DownBlock2D": BlockType(False, "conv"),
+    "ResnetDownsampleBlock2D": BlockType(False, "resnet"),
+    "AttnDownBlock2D": BlockType(True, ""),
+    "SkipDownBlock2D": BlockType(False, "fir"),
+    "AttnSkipDownBlock2D": BlockType(True, "fir"),
+}
+UP_BLOCKS = {
+    "UpBlock2D": BlockType(False, "conv"),
+    "ResnetUpsampleBlock2D": BlockType(False, "resnet"),
+    "AttnUpBlock2D": BlockType(True, ""),
+    "SkipUpBlock2D": BlockType(False, "fir"),
+    "AttnSkipUpBlock2D": BlockType(True, "fir"),
+}
+CHOICES = {
+    "embedding_type": ("positional", "fourier", "learned"),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
+    "downsample_type": ("conv", "resnet"),
+    "upsample_type": ("conv", "resnet"),
+    "act_fn": tuple(ACTIVATIONS),
+    "freq_shift": (0, 1),
+    "class_embed_type": (None, "timestep"),
+    "mid_block_type": (None, "UNetMidBlock2D"),
+}
+
+
+class ResnetBlock2D(nn.Module):
+    """Residual block; the embedding is added before the second normalisation, or scales and shifts after it.
+
+    `resample` acts on both branches after the first activation; `project` puts a 1x1 convolution on the skip even where
+    the width stays.
+    """
+
+    features: int
+    groups: int
+    groups_out: int
+    epsilon: float
+    act: str = "silu"
+    scale_shift: bool = False
+    divide_by: float = 1.0
+    resample: Callable[[jax.Array], jax.Array] | None = None
+    project: bool = False
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+        act = ACTIVATIONS[self.act]
+        h = act(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv1")(h)
+        width = 2 * self.features if self.scale_shift else self.features
+        shift = nn.Dense(width, name="time_emb_proj")(act(embedding)).astype(h.dtype)[:, None, None]
+        norm2 = GroupNorm(self.groups_out, self.epsilon, name="norm2")
+        if self.scale_shift:
+            scale, shift = jnp.split(shift, 2, axis=-1)
+            h = norm2(h) * (1 + scale) + shift
+        else:
+            h = norm2(h + shift)
+        h = nn.Dropout(self.dropout, deterministic=not train)(act(h))
+        h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv2")(h)
+        if self.project or x.shape[-1] != self.features:
+            x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+        return (x + h) * (1 / self.divide_by)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all pixels with a residual; `groups` None leaves the normalisation out."""
+
+    heads: int
+    groups: int | None
+    epsilon: float
+    divide_by: float = 1.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, height, width, c = x.shape
+        h = x if self.groups is None else GroupNorm(self.groups, self.epsilon, name="group_norm")(x)
+        h = h.reshape(b, height * width, c)
+        qkv = [nn.Dense(c, dtype=self.dtype, name=name)(h) for name in ("to_q", "to_k", "to_v")]
+        h = attend_heads(jnp.concatenate(qkv, axis=-1), self.heads, "new")
+        h = nn.Dense(c, dtype=self.dtype, name="to_out_0")(h).reshape(x.shape)
+        return (x + h) * (1 / self.divide_by)
+
+
+class UNet2D(nn.Module):
+    """x [b, h, w, c], labels [b], classes [b] of integers -> output [b, h, w, out_channels]; 1 network call.
+
+    Attributes carry the names of config.json, except `nf` and `ch_mult` (block_out_channels are nf ch_mult),
+    `num_res_blocks` (layers_per_block), `embedding_type` (time_embedding_type) and `num_classes` (num_class_embeds).
+    `dtype` is the compute type of convolutions between the first and the last.
+    """
+
+    nf: int = 224
+    ch_mult: Sequence[float] = (1, 2, 3, 4)
+    num_res_blocks: int = 2
+    down_block_types: Sequence[str] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+    mid_block_type: str | None = "UNetMidBlock2D"
+    up_block_types: Sequence[str] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    out_channels: int = 3
+    center_input_sample: bool = False
+    embedding_type: str = "positional"
+    time_embedding_dim: int | None = None
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    num_train_timesteps: int | None = None  # of the "learned" embedding
+    num_classes: int = 0
+    class_embed_type: str | None = None
+    mid_block_scale_factor: float = 1.0
+    downsample_padding: int = 1
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    act_fn: str = "silu"
+    attention_head_dim: int | None = 8
+    norm_num_groups: int | None = 32
+    attn_norm_num_groups: int | None = None
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: str = "default"
+    add_attention: bool = True
+    dropout: float = 0.0
+    dtype: Any = None
+
+    def __post_init__(self):
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"config.model.{key}={getattr(self, key)!r} is unknown; choose one of {choices}.")
+        for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+            named = getattr(self, key)
+            if unknown := sorted(set(named) - set(known)):
+                raise ValueError(f"config.model.{key} has {unknown}, which is unknown; choose from {sorted(known)}.")
+            if len(named) != len(self.ch_mult):
+                raise ValueError(f"config.model.{key} has {len(named)} entries for {len(self.ch_mult)} levels.")
+            if self.norm_num_groups is None and any(known[name].resampling != "fir" for name in named):
+                raise ValueError(f"config.model.norm_num_groups=None, but {list(named)} need a number of groups.")
+        if self.embedding_type == "learned" and not self.num_train_timesteps:
+            raise ValueError("config.model.embedding_type='learned' needs config.model.num_train_timesteps.")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Image, labels: PerImage, classes: jax.Array | None = None, train: bool = False) -> Image:
+        widths = [round(self.nf * multiplier) for multiplier in self.ch_mult]
+        last = len(widths) - 1
+        embedding = self._embed(labels.astype(x.dtype), classes)
+        x = 2 * x - 1 if self.center_input_sample else x
+        pyramid = x
+
+        # Noise scales of a thousand do not fit bfloat16's mantissa: the first convolution stays in the type of x.
+        h = nn.Conv(self.nf, (3, 3), name="conv_in")(x)
+        h = h if self.dtype is None else h.astype(self.dtype)
+        skips = [h]
+        for level, (width, kind) in enumerate(zip(widths, self.down_block_types, strict=True)):
+            name, block = f"down_blocks_{level}", DOWN_BLOCKS[kind]
+            for i in range(self.num_res_blocks):
+                h = self._resnet(f"{name}_resnets_{i}", width, block, h)(h, embedding, train)
+                h = self._level_attention(f"{name}_attentions_{i}", width, block)(h) if block.attention else h
+                skips.append(h)
+            if level < last:
+                pyramid, h = self._downsample(name, block, pyramid, h, embedding, train)
+                skips.append(h)
+
+        if self.mid_block_type is not None:
+            h = self._middle(h, embedding, train)
+
+        image = None  # the sum of what the "Skip" levels have put out so far
+        for level, (width, kind) in enumerate(zip(reversed(widths), self.up_block_types, strict=True)):
+            name, block = f"up_blocks_{level}", UP_BLOCKS[kind]
+            for i in range(self.num_res_blocks + 1):
+                skip = skips.pop()
+                resnet = self._resnet(f"{name}_resnets_{i}", width, block, h, skip)
+                h = resnet(jnp.concatenate([h, skip], axis=-1), embedding, train)
+                if block.attention and (block.resampling != "fir" or i == self.num_res_blocks):
+                    # The "Skip" block has one attention for all its layers.
+                    number = 0 if block.resampling == "fir" else i
+                    h = self._level_attention(f"{name}_attentions_{number}", width, block)(h)
+            if block.resampling == "fir":
+                image = None if image is None else fir_upsample(image, FIR)
+            if level < last:
+                image, h = self._upsample(name, block, image, h, embedding, train)
+
+        groups = self.norm_num_groups or groups_of(self.nf)
+        h = nn.silu(GroupNorm(groups, self.norm_eps, name="conv_norm_out")(h)).astype(x.dtype)
+        h = nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
+        h = h if image is None else h + image
+        return h / labels.astype(h.dtype)[:, None, None, None] if self.embedding_type == "fourier" else h
+
+    def _embed(self, labels: PerImage, classes: jax.Array | None) -> jax.Array:
+        """[b, width]: of the labels, plus that of the classes where the network has them."""
+        width, features = self.time_embedding_dim or 4 * self.nf, self._features()
+        embedding = self._two_layers("time_embedding", width, features(labels))
+        if not self.num_classes and self.class_embed_type is None:
+            return embedding
+        if classes is None and not self.is_initializing():
+            raise ValueError(
+                "This network is conditional on classes and was given none; name them with --labels 3,7 "
+                "(in Python: denoiser.given(classes=...))."
+            )
+        classes = jnp.zeros(labels.shape, jnp.int32) if classes is None else classes
+        if self.class_embed_type == "timestep":
+            return embedding + self._two_layers("class_embedding", width, features(classes.astype(labels.dtype)))
+        return embedding + nn.Embed(self.num_classes, width, name="class_embedding")(classes)
+
+    def _features(self) -> Callable[[PerImage], jax.Array]:
+        """Labels [b] -> fixed (or "learned") features of them."""
+        if self.embedding_type == "fourier":
+            fourier = GaussianFourierProjection(self.nf, name="time_proj")
+            return lambda labels: fourier(jnp.log(labels))
+        if self.embedding_type == "learned":
+            table = nn.Embed(self.num_train_timesteps or 0, self.nf, name="time_proj")
+            return lambda labels: table(labels.astype(jnp.int32))
+        sinusoids = positional_embedding if self.freq_shift else timestep_embedding
+        swapped = self.flip_sin_to_cos == bool(self.freq_shift)  # the first of the two begins with the sines
+        return lambda labels: jnp.roll(sinusoids(labels, self.nf), self.nf // 2 if swapped else 0, axis=-1)
+
+    def _two_layers(self, name: str, width: int, features: jax.Array) -> jax.Array:
+        hidden = nn.silu(nn.Dense(width, name=f"{name}_linear_1")(features))
+        return nn.Dense(width, name=f"{name}_linear_2")(hidden)
+
+    def _resnet(
+        self, name: str, features: int, block: BlockType, h: jax.Array, skip: jax.Array | None = None, **changes: Any
+    ) -> ResnetBlock2D:
+        """The residual block for h, joined to `skip` where there is one."""
+        width, joined = h.shape[-1], 0 if skip is None else skip.shape[-1]
+        settings: dict[str, Any] = dict(groups=self.norm_num_groups, groups_out=self.norm_num_groups)
+        if block.resampling == "fir":
+            groups = groups_of(width + joined)
+            if joined and block.attention:
+                groups = min(width + joined // 4, 32)  # as published, without brackets around the sum
+            settings = dict(groups=groups, groups_out=groups_of(features), divide_by=float(np.sqrt(2)))
+        return self._block(name, features, **settings, **changes)
+
+    def _block(self, name: str, features: int, **settings: Any) -> ResnetBlock2D:
+        return ResnetBlock2D(
+            features,
+            epsilon=self.norm_eps,
+            act=self.act_fn,
+            scale_shift=self.resnet_time_scale_shift == "scale_shift",
+            dropout=self.dropout,
+            dtype=self.dtype,
+            name=name,
+            **settings,
+        )
+
+    def _attention(self, name: str, width: int, groups: int | None, divide_by: float = 1.0) -> Attention:
+        heads = width // (self.attention_head_dim or width)
+        return Attention(heads, groups, self.norm_eps, divide_by, self.dtype, name=name)
+
+    def _level_attention(self, name: str, width: int, block: BlockType) -> Attention:
+        if block.resampling == "fir":
+            return self._attention(name, width, 32, float(np.sqrt(2)))
+        return self._attention(name, width, self.norm_num_groups)
+
+    def _middle(self, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+        width = h.shape[-1]
+        groups = self.norm_num_groups or groups_of(width)
+        settings = dict(groups=groups, groups_out=groups, divide_by=self.mid_block_scale_factor)
+        h = self._block("mid_block_resnets_0", width, **settings)(h, embedding, train)
+        if self.add_attention:
+            fallback = groups if self.resnet_time_scale_shift == "default" else None
+            attention_groups = self.attn_norm_num_groups or fallback
+            h = self._attention("mid_block_attentions_0", width, attention_groups, self.mid_block_scale_factor)(h)
+        return self._block("mid_block_resnets_1", width, **settings)(h, embedding, train)
+
+    def _downsample(
+        self, name: str, block: BlockType, pyramid: Image, h: jax.Array, embedding: jax.Array, train: bool
+    ) -> tuple[Image, jax.Array]:
+        """(image pyramid, features) at half the size."""
+        width, resampling = h.shape[-1], block.resampling or self.downsample_type
+        if resampling == "fir":
+            halve = functools.partial(fir_downsample, kernel=FIR)
+            h = self._resnet(f"{name}_resnet_down", width, block, h, resample=halve, project=True)(h, embedding, train)
+            pyramid = halve(pyramid)
+            return pyramid, h + nn.Conv(width, (1, 1), dtype=self.dtype, name=f"{name}_skip_conv")(pyramid)
+        if resampling == "resnet":
+            down = self._resnet(f"{name}_downsamplers_0", width, block, h, resample=naive_downsample)
+            return pyramid, down(h, embedding, train)
+        # Without padding on all sides, one row and one column are added right and below.
+        padding = (self.downsample_padding,) * 2 if self.downsample_padding else (0, 1)
+        conv = nn.Conv(width, (3, 3), 2, (padding, padding), dtype=self.dtype, name=f"{name}_downsamplers_0_conv")
+        return pyramid, conv(h)
+
+    def _upsample(
+        self, name: str, block: BlockType, image: Image | None, h: jax.Array, embedding: jax.Array, train: bool
+    ) -> tuple[Image | None, jax.Array]:
+        """(image put out so far, at the present size; features at twice the size)."""
+        width, resampling = h.shape[-1], block.resampling or self.upsample_type
+        if resampling == "fir":
+            part = nn.silu(GroupNorm(groups_of(width), self.norm_eps, name=f"{name}_skip_norm")(h))
+            part = nn.Conv(3, (3, 3), name=f"{name}_skip_conv")(part.astype(embedding.dtype))
+            double = functools.partial(fir_upsample, kernel=FIR)
+            up = self._resnet(f"{name}_resnet_up", width, block, h, resample=double, project=True)
+            return part if image is None else image + part, up(h, embedding, train)
+        if resampling == "resnet":
+            up = self._resnet(f"{name}_upsamplers_0", width, block, h, resample=naive_upsample)
+            return image, up(h, embedding, train)
+        conv = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"{name}_upsamplers_0_conv")
+        return image, conv(naive_upsample(h))
