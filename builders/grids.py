@@ -40,7 +40,7 @@ def ladder(sde: sde_lib.GaussianSDE) -> Table:
     """The noise scales of the training levels, ascending. Raises ValueError for a process without levels."""
     if isinstance(sde, sde_lib.VESDE):
         return np.sort(sde.discrete_sigmas())
-    if isinstance(sde, sde_lib.VPSDE):
+    if isinstance(sde, sde_lib.VPSDE | sde_lib.DiscreteVPSDE):
         return time_grids.ddpm_noise_scales(sde.discrete_betas())
     raise ValueError(
         f"{type(sde).__name__} has no training levels to keep some of; choose a grid by name (config.sampling.grid)."

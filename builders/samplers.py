@@ -21,11 +21,13 @@ from builders.guidance import METHODS as GUIDED
 from builders.guidance import create_guided_sampler
 from builders.model import Model
 from configs import check
+from data import conditions
 from masks.files import Kind, read_mask
+from models import edm
+from models.denoiser import Denoiser
 from precond.stability import automatic_alpha, stability_warning
 from sampling import predictor_corrector
 from sampling.base import Sampler, TimeGrid
-from sampling.denoising import Denoiser
 
 
 def create_preconditioner(
@@ -72,21 +74,20 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     sampling, guided = config.sampling, config.guidance.kind != "none"
     _check_method(sampling.method)
     check.validate_sampling(config)
-    labels = class_labels(config)
+    given = network_conditions(model, config)
     if sampling.method in ("pc", "pds"):
         sampler_of = functools.partial(_create_predictor_corrector, config, record)
     else:
-        grid = create_grid(model, config, _searching(model, config, labels))
+        grid = _known(create_grid(model, config, _searching(model, config, given)), model)
         if guided or sampling.method not in solvers.METHODS:
             sampler_of = create_guided_sampler(model, config, grid, record)
         else:
             sampler_of = functools.partial(_create_unguided, config, grid, record)
 
     def create(take: Take) -> Sampler:
-        classes = {} if labels is None else {"classes": jnp.asarray(take(labels))}
-        return sampler_of(dataclasses.replace(model, denoiser=model.denoiser.given(**classes)), take)
+        return sampler_of(dataclasses.replace(model, denoiser=_given(model, given, take)), take)
 
-    sampler = create(Take([0], 1)) if labels is None and not guided else numbered(create)
+    sampler = numbered(create) if given or guided else create(Take([0], 1))
     if not sampling.start_image:
         return sampler
     pictures = to_range(start_pictures(model, config), config)
@@ -115,12 +116,31 @@ def class_labels(config: ConfigDict) -> np.ndarray | None:
     return parse_labels(config.sampling.labels, config.data.num_classes) if config.data.num_classes else None
 
 
-def _searching(model: Model, config: ConfigDict, labels: np.ndarray | None) -> Denoiser:
+def network_conditions(model: Model, config: ConfigDict) -> dict[str, np.ndarray]:
+    """What the network is given besides noise, for each image in turn: its class, a small image to enlarge."""
+    labels = class_labels(config)
+    given = {} if labels is None else {"classes": labels}
+    if config.model.super_resolution:
+        path, factor = shipped(config.data.low_res), config.guidance.factor
+        small = conditions.read_low_res(path, model.shape, factor, "config.data.low_res")
+        given["low_res"] = to_range(small, config).astype(np.float32)
+    return given
+
+
+def _given(model: Model, given: dict[str, np.ndarray], take: Take) -> Denoiser:
+    return model.denoiser.given(**{name: jnp.asarray(take(values)) for name, values in given.items()})
+
+
+def _known(grid: TimeGrid, model: Model) -> TimeGrid:
+    """The grid on noise scales that the network knows, as EDM's sampler has it: iDDPM was trained on some only."""
+    network = model.denoiser.network
+    return TimeGrid(*map(network.round, grid)) if isinstance(network, edm.Scaled) else grid
+
+
+def _searching(model: Model, config: ConfigDict, given: dict[str, np.ndarray]) -> Denoiser:
     """The denoiser that a grid is searched with: of one microbatch of images."""
-    if labels is None:
-        return model.denoiser
     count = config.sampling.microbatch
-    return model.denoiser.given(classes=jnp.asarray(Take(range(count), count)(labels)))
+    return _given(model, given, Take(range(count), count))
 
 
 def predictor_corrector_settings(config: ConfigDict) -> predictor_corrector.PredictorCorrector:

@@ -165,3 +165,8 @@ class Scaled:
         output = self.network(params, c_in * x, label, **conditions)[..., : x.shape[-1]]
         x0 = c_skip * x + c_out * output
         return x0 if self.centered else (x0 + 1) / 2
+
+    def round(self, s: Table) -> Table:
+        """Noise scales in units of the data range, each moved to the nearest one that the network knows."""
+        unit = 1 if self.centered else 2
+        return self.scaling.round(unit * s) / unit
