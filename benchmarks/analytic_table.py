@@ -1,0 +1,203 @@
+"""PDS where the answer is known: a Gaussian with the spectrum of photographs, at 32, 256 and 1024 pixels.
+
+python -m benchmarks.analytic_table --workdir out/analytic [--sizes 32,256,1024] [--sampled 32] [--picture 256]
+
+On a Gaussian every update is linear in x, so the variance of every frequency can be followed through the whole run
+without drawing an image: P <- gain^2 P + noise^2, with the Langevin step from the norms that so many pixels have
+(their relative spread is 1/sqrt(pixels)). `variances` does that with the very rows the sampler runs. `--sampled` draws
+images as well, at those sizes, to compare the figures with and to take seconds.
+
+Columns are the iterations of the published figure (2000, 200, 133, 100, 66), two network calls each. Then the fewest
+iterations at which a mode is as good as the plain sampler with 2000: the measured speed-up.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+import run_lib
+from builders.analytic import natural_variance
+from builders.samplers import create_levels, create_preconditioner, predictor_corrector_settings
+from configs.ve import analytic as analytic_config
+from masks.estimate import rings
+from metrics import spectrum
+from precond.base import Identity
+from precond.fourier import FrequencyPreconditioner
+from reports import rows
+from reports.grids import comparison_grid
+from reports.images import write_png
+from sampling import predictor_corrector
+from sampling.predictor_corrector import Rows
+
+_WORKDIR = flags.DEFINE_string("workdir", "out/analytic", "Rows and pictures go here.")
+_SIZES = flags.DEFINE_list("sizes", ["32", "256", "1024"], "Pixels a side.")
+_SAMPLED = flags.DEFINE_list("sampled", ["32"], "Sizes at which images are drawn too.")
+_N = flags.DEFINE_integer("n", 64, "Images drawn a row.")
+_PICTURE = flags.DEFINE_integer("picture", 0, "Size of the five-column picture; 0 draws none.")
+_PAGE = flags.DEFINE_string("page", "", "Markdown page whose sections analytic_table and analytic_steps are rewritten.")
+
+SIGMA_MAX = {32: 50.0, 64: 90.0, 128: 190.0, 256: 378.0, 1024: 1348.0}  # of the published models
+SNR = {32: 0.16, 64: 0.17, 128: 0.17, 256: 0.075, 1024: 0.15}
+ITERATIONS = (2000, 200, 133, 100, 66)
+METHODS = {
+    "vanilla": {"method": "pc"},
+    "paper": {"method": "pds", "pds_mode": "paper"},
+    "marginal": {"method": "pds", "pds_mode": "marginal"},
+    "corrector_only": {"method": "pds", "pds_mode": "corrector_only"},
+}
+COLUMNS = {
+    "size": "pixels",
+    "method": "method",
+    "iterations": "iterations",
+    "spectrum_error": "spectrum error",
+    "residual_noise": "residual noise",
+    "sampled_error": "sampled: spectrum error",
+    "sampled_noise": "residual noise ",
+    "seconds": "seconds",
+}
+
+
+def config_for(size: int, name: str, iterations: int) -> ConfigDict:
+    config = analytic_config.get_config()
+    config.model.update(components=1, residual=1.0)
+    config.data.image_size = size
+    config.sde.sigma_max = SIGMA_MAX[size]
+    config.sampling.update(METHODS[name] | {"speed_up": config.sde.num_scales / iterations, "snr": SNR[size]})
+    config.sampling.microbatch = max(1, min(16, 2**16 // size**2))
+    return config
+
+
+def variances(table: Rows, sde, start: np.ndarray, m: np.ndarray, data: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The variance of each mode after the run, float64.
+
+    Args:
+      table: the rows of the sampler.
+      start: variances of the first state; m: multipliers; data: variances of the data; count: how many real
+        coefficients share each mode, all [modes].
+    """
+    current = start.copy()
+    for n in range(len(table.t)):
+        alpha, sigma = sde.alpha(table.t[n]), sde.sigma(table.t[n])
+        slope = -1 / (alpha**2 * data + sigma**2)  # the exact score is slope x
+        filtered = m if table.filtered[n] else np.ones_like(m)
+        inner = table.pre_state[n] + table.pre_score[n] * slope
+        norms = np.sum(count * filtered**2), np.sum(count * filtered**4 * inner**2 * current)
+        step = table.drift[n] + (table.relative[n] * norms[0] / norms[1] if table.relative[n] else 0.0)
+        gain = table.state[n] + table.score[n] * slope + step * filtered**2 * inner
+        noise = (table.noise[n] + np.sqrt(2 * (step - table.drift[n]))) * table.noisy[n]
+        current = gain**2 * current + (filtered * noise) ** 2
+    return current
+
+
+def final_variances(config: ConfigDict, model: run_lib.Model) -> np.ndarray:
+    """The variance at each ring of frequencies after a run; one mode stands for all of its ring."""
+    levels, settings = create_levels(config, model.sde), predictor_corrector_settings(config)
+    preconditioner = create_preconditioner(config, model.shape, levels)
+    filtered = not isinstance(preconditioner, Identity)
+    table = predictor_corrector.table(settings, model.sde, levels, filtered)
+    data, first, count = ring_variances(model.shape)
+    m = np.ones_like(data)
+    if isinstance(preconditioner, FrequencyPreconditioner):
+        m = np.asarray(preconditioner.freq, np.float64)[..., 0].reshape(-1)[first]
+    prior = model.sde.prior_sigma**2 * (m**2 if filtered and settings.pds_mode == "paper" else np.ones_like(m))
+    return variances(table, model.sde, prior, m, data, count)
+
+
+def ring_variances(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the data at each ring; where a frequency of that ring stands in the plane; how many there are."""
+    _, first, count = np.unique(rings(*shape[:2]), return_index=True, return_counts=True)
+    return natural_variance(*shape)[..., 0].reshape(-1)[first], first, count
+
+
+def exact_scores(size: int, name: str, iterations: int) -> dict[str, float]:
+    """Spectrum error and residual noise of the propagated variances, in the units of metrics/spectrum.py."""
+    config = config_for(size, name, iterations)
+    model = run_lib.load(config)
+    radii = slice(0, size // 2 + 1)
+    power = final_variances(config, model)[None, radii] * size**2
+    real = ring_variances(model.shape)[0][None, radii] * size**2
+    return {
+        "spectrum_error": spectrum.radial_power_error(power, real),
+        "residual_noise": spectrum.residual_noise(power, real, size**2),
+    }
+
+
+def sampled_scores(size: int, name: str, iterations: int, count: int) -> dict[str, float]:
+    """The same figures from images drawn by the toolkit, with the seconds that took after compilation."""
+    config = config_for(size, name, iterations)
+    model = run_lib.load(config)
+    run_lib.sample(model, {"num_steps": 2}, range(count))
+    start = time.perf_counter()
+    images = run_lib.sample(model, {}, range(count)).images
+    seconds = time.perf_counter() - start
+    # Unclipped: images of a Gaussian leave [0, 1].
+    power = spectrum.radial_average(np.abs(np.fft.fft2(np.moveaxis(images, -1, 1) - 0.5)) ** 2).mean(0)
+    real = spectrum.radial_average(np.moveaxis(natural_variance(*model.shape) * size**2, -1, 0)[None])[0]
+    return {
+        "sampled_error": spectrum.radial_power_error(power, real),
+        "sampled_noise": spectrum.residual_noise(power, real, size**2),
+        "seconds": round(seconds, 1),
+        "n": count,
+    }
+
+
+def fewest_iterations(size: int, name: str, target: float) -> int | None:
+    """The fewest iterations, from 20 on a geometric ladder, whose spectrum error is no worse than `target`."""
+    for iterations in np.unique(np.round(np.geomspace(20, 2000, 120)).astype(int)):
+        if exact_scores(size, name, int(iterations))["spectrum_error"] <= target:
+            return int(iterations)
+    return None
+
+
+def picture(size: int, folder: Path) -> None:
+    """One image a method and column, from equal noise, of the mixture of synthesised photographs."""
+    drawn = {}
+    for name in METHODS:
+        columns = []
+        for iterations in ITERATIONS:
+            config = config_for(size, name, iterations)
+            config.model.update(components=8, residual=0.3)
+            model = run_lib.load(config)
+            columns.append(run_lib.to_pixels(model, run_lib.sample(model, {}, [0]).images)[0])
+            logging.info("%s, %d iterations", name, iterations)
+        drawn[name] = np.stack(columns)
+    caption = "iterations: " + ", ".join(map(str, ITERATIONS)) + f"; {size} px, equal noise"
+    write_png(folder / f"analytic_{size}.png", comparison_grid(drawn, caption=caption))
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    run_lib.configure_jax("float32")
+    folder = Path(_WORKDIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = {"machine": rows.machine(), "seed": 42, "checkpoint": "analytic", "command": " ".join(sys.argv[1:])}
+    made, reached = [], []
+    for size in map(int, _SIZES.value):
+        for name in METHODS:
+            for iterations in ITERATIONS:
+                row = {"size": size, "method": name, "iterations": iterations, "n": 0}
+                row |= exact_scores(size, name, iterations)
+                if str(size) in _SAMPLED.value:
+                    row |= sampled_scores(size, name, iterations, _N.value)
+                rows.append_row(folder / "rows.jsonl", row | context)
+                made.append(row)
+                logging.info("%s", row)
+        target = next(row["spectrum_error"] for row in made if row["size"] == size)
+        for name in METHODS:
+            steps = fewest_iterations(size, name, 1.001 * target)
+            reached.append({"size": size, "method": name, "iterations": steps, "speed_up": steps and 2000 / steps})
+            logging.info("%s", reached[-1])
+    if _PICTURE.value:
+        picture(_PICTURE.value, folder)
+    if _PAGE.value:
+        rows.replace_section(_PAGE.value, "analytic_table", rows.markdown_table(made, COLUMNS))
+        heads = {"size": "pixels", "method": "method", "iterations": "iterations", "speed_up": "speed-up"}
+        rows.replace_section(_PAGE.value, "analytic_steps", rows.markdown_table(reached, heads))
+
+
+if __name__ == "__main__":
+    app.run(main)
