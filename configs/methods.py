@@ -40,12 +40,12 @@ TASKS: dict[str, dict] = {
     # --config.guidance.image FILE
     "colorization": {
         "sampling": {"method": "stsp2", "num_steps": 20},
-        "guidance": {"kind": "colorization", "likelihood": "pigdm", "conditional": "flow"},
+        "guidance": {"kind": "colorization", "likelihood": "direct", "conditional": "flow"},
     },
     # --config.guidance.image FILE [--config.guidance.factor 4]
     "super_resolution": {
         "sampling": {"method": "stsp2", "num_steps": 20},
-        "guidance": {"kind": "super_resolution", "likelihood": "pigdm", "conditional": "flow"},
+        "guidance": {"kind": "super_resolution", "likelihood": "direct", "conditional": "flow"},
     },
     # --config.guidance.prompt TEXT --config.guidance.encoder my_clip.py:make_encoder
     "text": {
