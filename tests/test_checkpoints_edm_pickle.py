@@ -99,6 +99,24 @@ def test_a_foreign_name_anywhere_in_the_snapshot_is_refused_and_not_called(tmp_p
     assert not marker.exists()
 
 
+@pytest.mark.parametrize(
+    "module, name",
+    [("training.networks", "EDMPrecond"), ("torch.nn.modules.conv", "Conv2d"), ("builtins", "eval")],
+)
+def test_a_class_outside_the_persistence_of_edm_is_refused_by_its_name(tmp_path, module, name):
+    foreign = Call(Name(module, name), ())
+    for snapshot in ({"ema": foreign}, {"ema": network(_modules={"odd": foreign})}, {"augment_pipe": foreign}):
+        (tmp_path / "net.pkl").write_bytes(writers.pickled(snapshot))
+        with pytest.raises(RefusedPickle, match=rf"net.pkl.*'{module}.{name}'"):
+            checkpoints.read(tmp_path / "net.pkl")
+
+
+def test_a_training_snapshot_with_its_own_dicts_is_read(tmp_path):
+    easy = Call(Name("dnnlib.util", "EasyDict"), ())
+    (tmp_path / "net.pkl").write_bytes(writers.pickled({"dataset_kwargs": easy, "ema": network()}))
+    assert len(checkpoints.read(tmp_path / "net.pkl").raw) == 3
+
+
 def test_the_source_text_in_the_file_is_not_run(tmp_path):
     marker = tmp_path / "executed"
     source = f"open({str(marker)!r}, 'w').close()"
