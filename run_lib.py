@@ -14,6 +14,7 @@ from builders.config import load_config_file, resolve_config
 from builders.devices import configure_jax
 from builders.draw import sample, sample_groups, to_pixels
 from builders.model import Model, load
+from builders.own_model import as_k_diffusion
 from builders.samplers import create_sampler
 from modes import convert, evaluate, inspect, masks, prepare, sweep, train
 from modes import sample as sample_mode
@@ -23,6 +24,7 @@ __all__ = [
     "MODES",
     "Model",
     "Request",
+    "as_k_diffusion",
     "configure_jax",
     "create_sampler",
     "load",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from builders.config import shipped
+from builders.config import data_range, shipped
 from builders.model import Model
 from data import conditions
 from sampling.base import Sampler
@@ -19,7 +19,8 @@ class Take(NamedTuple):
     """Which of the user's values belong to the images of a group: image i has the i-th, in turn."""
 
     indices: Sequence[int]  # of the images
-    count: int  # how many are asked for: len(indices), or twice that many, the list repeated
+    # How many are asked for: len(indices), or twice that many, the list repeated.
+    count: int  # type: ignore[assignment]  # a tuple has a method of this name
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """values [n, ...] -> [count, ...]."""
@@ -57,7 +58,8 @@ def parse_labels(text: str, num_classes: int) -> np.ndarray:
 
 def to_range(unit: np.ndarray, config: ConfigDict) -> np.ndarray:
     """Images in [0, 1] -> in the model's data range."""
-    return 2 * unit - 1 if config.data.centered else unit
+    low, high = data_range(config)
+    return low + (high - low) * unit
 
 
 def start_pictures(model: Model, config: ConfigDict) -> np.ndarray:

@@ -109,4 +109,5 @@ def sample(
 
 def to_pixels(model: Model, images: np.ndarray) -> np.ndarray:
     """Images in the model's data range to uint8, rounded and clamped."""
-    return to_uint8((images + 1) / 2 if model.config.data.centered else images)
+    low, high = model.data_range
+    return to_uint8((images - low) / (high - low))

@@ -1,22 +1,22 @@
 """From a config and a weight file to a `Model`: the network, its conventions, its process, its parameters."""
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 import checkpoints
 import models
 import sde_lib
 from array_types import Image
+from builders import own_model
 from builders.analytic import create_analytic
-from builders.config import resolve_config, shipped
+from builders.config import data_range, resolve_config, shipped
 from checkpoints import fitting, names
 from configs import base as base_config
 from configs import check
@@ -37,6 +37,37 @@ class Model:
     config: ConfigDict
     weights_hash: str = ""
 
+    @classmethod
+    def from_function(
+        cls,
+        fn: Callable[..., Image],
+        params: Any,
+        sde: sde_lib.GaussianSDE,
+        predicts: str = "eps",
+        told: str = "t",
+        data_range: Sequence[float] = (-1.0, 1.0),
+        shape: Sequence[int] = (32, 32, 3),
+    ) -> "Model":
+        """A model from any network written in JAX (docs/your_own_network.md).
+
+        Args:
+          fn: `(params, x, labels) -> output`, x [b, h, w, c] float32 in the data range, labels [b] float32. Define it
+            once: another function object compiles anew.
+          params: its parameters, any pytree of arrays.
+          sde: the process it was trained under, from `sde_lib` or any `sde_lib.GaussianSDE`.
+          predicts: "score", "eps", "x0" (or "denoised") or "v" = alpha eps - sigma x0.
+          told: what labels are: SDE time "t" in [0, 1], noise scale "sigma" = sigma/alpha, its logarithm "log_sigma",
+            or "label", the index of a noise level, a whole number at the levels; or a word of `models.denoiser.TOLD`.
+          data_range: the values of black and white.
+          shape: of one image, (h, w, c).
+
+        Raises ValueError where an argument has no meaning or the function does not return an image for an image.
+        """
+        denoiser = own_model.create_denoiser(fn, params, sde, predicts, told)
+        config = own_model.create_config(sde, predicts, data_range, shape)
+        own_model.check_output(denoiser, shape)
+        return cls(denoiser, config, own_model.digest(denoiser.params))
+
     @property
     def sde(self) -> sde_lib.GaussianSDE:
         return self.denoiser.sde
@@ -46,6 +77,11 @@ class Model:
         """Of one image, (h, w, c)."""
         data = self.config.data
         return data.image_size, data.image_size, data.num_channels
+
+    @property
+    def data_range(self) -> tuple[float, float]:
+        """(low, high): the values of black and white."""
+        return data_range(self.config)
 
     @property
     def num_params(self) -> int:
@@ -173,19 +209,42 @@ def load(
     Raises FileNotFoundError or ValueError that names the file, the tensor or the key. No network is run.
     """
     resolved = None if config is None else resolve_config(config)
+    if resolved is not None and resolved.model.factory:
+        return _load_own(resolved, workdir, str(checkpoint))
     if resolved is not None and resolved.model.name == "analytic":  # it has no file
         denoiser = create_analytic(resolved, create_sde(resolved))
-        return Model(denoiser, resolved, _digest(denoiser.params))
+        return Model(denoiser, resolved, own_model.digest(denoiser.params))
     stored = checkpoints.read(find_checkpoint(resolved or base_config.get_config(), workdir, str(checkpoint)))
     full = resolved or resolve_config(None, stored)
+    if full.model.name == "own":
+        raise ValueError(
+            f"{stored.path} holds the weights of a network of your own, made by {full.model.factory or 'a function'}: "
+            "add --config configs/own.py --config.model.factory=FILE.py:FUNCTION. No code is run because a file asks."
+        )
     if ema is not None:
         full.model.ema = ema
     return Model(create_denoiser(full, read_params(stored, full)), full, stored.sha256())
 
 
-def _digest(params: Any) -> str:
-    """SHA-256 of the leaves, for a model that was made and not read."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+def _load_own(config: ConfigDict, workdir: str | Path | None, flag: str) -> Model:
+    """The model that config.model.factory makes, with the weights of a checkpoint if there is one."""
+    try:
+        path = str(find_checkpoint(config, workdir, flag))
+    except FileNotFoundError:
+        if flag or config.checkpoint:
+            raise
+        path = ""  # the function may know where its weights are
+    factory = own_model.load_function(config.model.factory, "config.model.factory")
+    takes_path = bool(inspect.signature(factory).parameters)
+    made = factory(path) if takes_path else factory()
+    if not isinstance(made, Model):
+        raise ValueError(
+            f"config.model.factory={config.model.factory!r} returned {type(made).__name__}; it must return what "
+            "run_lib.Model.from_function does (docs/your_own_network.md)."
+        )
+    denoiser = made.denoiser
+    if path and not takes_path:
+        found = fitting.fit(checkpoints.read(path).weights(config.model.ema), fitting.shapes(denoiser.params), path)
+        denoiser = dataclasses.replace(denoiser, params=jax.tree.map(jnp.asarray, found))
+    source = Path(config.model.factory.rpartition(":")[0])
+    return Model(denoiser, own_model.merge(config, made.config), own_model.digest(denoiser.params, source))

@@ -1,5 +1,6 @@
 """config.sampling -> a sampler of the deterministic engine, or of a stochastic one built on it."""
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -11,7 +12,7 @@ from sampling import multistep, sde_solvers, single_step
 from sampling.base import Sampler, TimeGrid
 from sampling.denoising import Denoiser
 from sampling.sde_solvers import Churn, RestartInterval
-from sampling.thresholding import thresholded
+from sampling.thresholding import Thresholded, thresholded
 
 STOCHASTIC = ("edm", "restart", "sa")
 METHODS = (*multistep.SOLVERS, *single_step.STEPS, *STOCHASTIC)
@@ -20,7 +21,11 @@ METHODS = (*multistep.SOLVERS, *single_step.STEPS, *STOCHASTIC)
 def create_thresholded(model: Model, config: ConfigDict) -> Denoiser:
     """The model's denoiser, its estimates kept in the data range as config.sampling.threshold says."""
     sampling = config.sampling
-    return thresholded(model.denoiser, sampling.threshold, config.data.centered, sampling.threshold_quantile)
+    wrapped = thresholded(model.denoiser, sampling.threshold, config.data.centered, sampling.threshold_quantile)
+    if config.data.range and isinstance(wrapped, Thresholded):
+        low, high = config.data.range
+        return dataclasses.replace(wrapped, low=low, high=high)
+    return wrapped
 
 
 def multistep_settings(config: ConfigDict) -> dict[str, Any]:
@@ -64,6 +69,9 @@ def _create_stochastic(
     record: bool,
 ) -> Sampler:
     sampling = config.sampling
+    step: Any
+    init: Any
+    rows: Any
     if method == "edm":
         rows = sde_solvers.edm(grid, Churn(**sampling.churn.to_dict()))
         step, init, nfe = single_step.heun_step, single_step.init, single_step.num_calls(rows.solver)

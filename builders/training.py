@@ -8,15 +8,25 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from builders.own_model import load_function
 from data import create_source
 from data.pipeline import Batches, open_images
-from data.sources import Without
+from data.sources import Source, Without
 from reports.progress import Progress
 from training import loop
 from training.state import TrainState, create_state
 
 
-def data_source(config: ConfigDict) -> str:
+def data_source(config: ConfigDict) -> str | Source:
+    """What `data.create_source` opens: config.data.source, or the data set that config.data.factory makes."""
+    if config.data.factory:
+        made = load_function(config.data.factory, "config.data.factory")()
+        if not isinstance(made, Source):
+            raise ValueError(
+                f"config.data.factory={config.data.factory!r} returned {type(made).__name__}; it must return an object "
+                'with `name`, len() and [i] -> {"image": uint8 [h, w, c], "label": int}.'
+            )
+        return made
     if not config.data.source:
         raise ValueError("config.data.source is empty: name a folder, zip, npz or tfds folder of images.")
     return config.data.source

@@ -99,11 +99,13 @@ def _data() -> dict:
     """The images, for training, masks and metrics. Sampling reads only the size, the channels and the range."""
     return {
         "source": "",  # folder or zip of images, .npz, or a prepared tfds directory
+        "factory": "",  # your own data set instead: "path/my_data.py:make_data"
         "split": "",  # of a tfds data set
         "holdout": 0,  # every so many-th image, from the first in sorted order, is kept out of training; 0: none
         "image_size": 32,  # pixels; images are centre-cropped and resized to it
         "num_channels": 3,
         "centered": False,  # the model's data range: [-1, 1] if True, else [0, 1]
+        "range": (),  # of a network of one's own that has another: (low, high), the values of black and white
         "random_flip": True,  # mirror half of the training images
         "num_classes": 0,  # 0: unconditional
         "low_res": "",  # images for a network that enlarges: folder, zip or .npz; image i takes the i-th, in turn
@@ -166,8 +168,9 @@ def _churn() -> dict:
 def _guidance() -> dict:
     """What images are guided by, and how (docs/methods/guided_results.md); the tasks of configs/methods.py set it."""
     return {
-        "kind": "none",  # "classifier", "inpainting", "colorization", "super_resolution", "autoguidance" or "text"
-        "scale": 1.0,  # of log p, 1 is neutral; of "autoguidance" the usual w, whose neutral value is 1 too
+        # "classifier", "inpainting", "colorization", "super_resolution", "classifier_free", "autoguidance" or "text"
+        "kind": "none",
+        "scale": 1.0,  # of log p, 1 is neutral; of a contrast of two models the usual w, 1 being the first alone
         "shape": "constant",  # of the scale over log s: "constant", "rising" or "falling" with the noise
         "interval": (0.0, float("inf")),  # noise scales between which guidance acts
         "clip": float("inf"),  # largest root mean square, over an image, of what it adds to eps
@@ -182,7 +185,7 @@ def _guidance() -> dict:
         "factor": 4,  # by which super-resolution enlarges
         "noise_std": 0.0,  # of the observation, in units of the data range
         "data_std": 0.25,  # of the pixels, in units of the data range, for "pigdm"
-        "model": "",  # weight file of the other model, a worse one, for "autoguidance"
+        "model": "",  # weight file of the other: without classes for "classifier_free", worse for "autoguidance"
         "prompt": "",  # for "text"
         "encoder": "",  # for "text": "path/my_clip.py:make_encoder" (builders/text.py)
         "crops": 4,  # for "text": parts of an image that are shown to the encoder

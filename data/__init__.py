@@ -7,15 +7,17 @@ from data import tfds_records, tfrecords
 from data.sources import NpzImages, Source, open_folder, open_zip
 
 
-def create_source(path: str | Path, split: str = "") -> Source:
+def create_source(path: str | Path | Source, split: str = "") -> Source:
     """The images at `path` (`config.data.source`), told by content:
 
     a folder or zip of images (class folders or dataset.json give labels), an .npz of uint8 arrays, TFRecord files of
     uint8 images, a folder prepared by TensorFlow Datasets as array_record, or `tfds:name` for one of those by name.
 
-    `split` selects a split of the last two ("" is "train"); the others have none.
+    `split` selects a split of the last two ("" is "train"); the others have none. A source that is open is returned.
     Raises FileNotFoundError if nothing is there and ValueError if it holds no images or has no such split.
     """
+    if not isinstance(path, str | Path):
+        return path
     if str(path).startswith(tfds_records.PREFIX):
         path = tfds_records.locate(str(path))
     path = Path(path)
