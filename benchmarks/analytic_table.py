@@ -14,6 +14,7 @@ iterations at which a mode is as good as the plain sampler with 2000: the measur
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -175,11 +176,12 @@ def main(argv: list[str]) -> None:
     folder = Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     context = {"machine": rows.machine(), "seed": 42, "checkpoint": "analytic", "command": " ".join(sys.argv[1:])}
-    made, reached = [], []
+    made: list[dict[str, Any]] = []
+    reached: list[dict[str, Any]] = []
     for size in map(int, _SIZES.value):
         for name in METHODS:
             for iterations in ITERATIONS:
-                row = {"size": size, "method": name, "iterations": iterations, "n": 0}
+                row: dict[str, Any] = {"size": size, "method": name, "iterations": iterations, "n": 0}
                 row |= exact_scores(size, name, iterations)
                 if str(size) in _SAMPLED.value:
                     row |= sampled_scores(size, name, iterations, _N.value)

@@ -49,7 +49,8 @@ def create_network(classifier: ConfigDict) -> EncoderUNet:
         )
     accepted = set(inspect.signature(EncoderUNet).parameters) - {"parent", "name"}
     values = {key: value for key, value in classifier.to_dict().items() if key in accepted}
-    return EncoderUNet(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    settings: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return EncoderUNet(**settings)
 
 
 def param_shapes(network: EncoderUNet, image_shape: tuple[int, int, int]) -> dict:

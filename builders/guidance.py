@@ -25,7 +25,8 @@ from sampling.denoising import Denoiser
 from sampling.guidance import Schedule
 
 INVERSE = operators.TASKS
-KINDS = ("none", "classifier", *INVERSE, "autoguidance", "text")
+CONTRASTS = ("classifier_free", "autoguidance")
+KINDS = ("none", "classifier", *INVERSE, *CONTRASTS, "text")
 LIKELIHOODS = ("direct", "pigdm", "dps", "projection")
 SHAPES = ("constant", "rising", "falling")
 METHODS = tuple(f"{splitting}{order}" for splitting in ("ltsp", "stsp") for order in (1, 2, 3, 4))
@@ -56,18 +57,8 @@ def create_condition(model: Model, config: ConfigDict) -> Condition:
         return _classifier(model, config)
     if kind in INVERSE:
         return _observation(model, config)
-    if kind == "autoguidance":
-        if not settings.model:
-            raise ValueError(
-                "config.guidance.kind='autoguidance' needs config.guidance.model, the file of a worse model."
-            )
-        other = load(None, shipped(settings.model))
-        if other.shape != model.shape or type(other.sde) is not type(model.sde):
-            raise ValueError(
-                f"config.guidance.model={settings.model} draws {other.shape} under {type(other.sde).__name__}, the "
-                f"model {model.shape} under {type(model.sde).__name__}; both must agree."
-            )
-        return Condition(lambda denoiser, take: guidance.Contrast(denoiser, other.denoiser))
+    if kind in CONTRASTS:
+        return _contrast(model, config)
     if kind == "text":
         prompt = create_prompt(settings, model.shape)
         return Condition(lambda denoiser, take: guidance.OnEstimate(denoiser, prompt))
@@ -84,12 +75,36 @@ def _classifier(model: Model, config: ConfigDict) -> Condition:
     return Condition(guide, labels=labels)
 
 
+def _contrast(model: Model, config: ConfigDict) -> Condition:
+    """Away from another model: one without classes (classifier-free) or a worse one (autoguidance)."""
+    settings = config.guidance
+    if not settings.model:
+        raise ValueError(
+            f"config.guidance.kind={settings.kind!r} needs config.guidance.model, the weight file of the model to be "
+            "led away from."
+        )
+    other = load(None, shipped(settings.model))
+    if other.shape != model.shape or type(other.sde) is not type(model.sde):
+        raise ValueError(
+            f"config.guidance.model={settings.model} draws {other.shape} under {type(other.sde).__name__}, the "
+            f"model {model.shape} under {type(model.sde).__name__}; both must agree."
+        )
+    num_classes = other.config.data.num_classes
+    labels = parse_labels(config.sampling.labels, num_classes) if num_classes else None
+
+    def guide(denoiser: Denoiser, take: Take) -> Any:
+        away = other.denoiser if labels is None else other.denoiser.given(classes=jnp.asarray(take(labels)))
+        return guidance.Contrast(denoiser, away)
+
+    return Condition(guide)
+
+
 def _observation(model: Model, config: ConfigDict) -> Condition:
     """Inpainting, colourisation and super-resolution of the user's images."""
     settings, shape = config.guidance, model.shape
     kind, key = settings.kind, "config.guidance.image"
     path = shipped(settings.image)
-    mask = None
+    mask: Any = None
     if kind == "inpainting":
         mask = conditions.read_mask(shipped(settings.mask), shape, "config.guidance.mask")
         images = conditions.read_images(path, shape, key)
@@ -149,7 +164,7 @@ def create_schedule(config: ConfigDict, s_max: float, s_min: float) -> Schedule:
         return {"constant": np.ones_like(s), "rising": rising, "falling": 1 - rising}[settings.shape]
 
     # The contrast of two models is added to the first: the usual w is one more than what multiplies it.
-    scale = settings.scale - 1 if settings.kind == "autoguidance" else settings.scale
+    scale = settings.scale - 1 if settings.kind in CONTRASTS else settings.scale
     return guidance.schedule(scale, tuple(settings.interval), settings.clip, shape, (s_min, s_max))
 
 
@@ -188,9 +203,11 @@ def create_guided_sampler(
         denoiser = create_thresholded(model, config)
 
         def guide(keys: Keys) -> Any:
+            assert condition.guide is not None  # is called only where it is
             return condition.guide(denoiser, take._replace(count=len(keys)))
 
         def project(keys: Keys) -> Any:
+            assert condition.project is not None
             return condition.project(take._replace(count=len(keys)), keys)
 
         return splitting.create(

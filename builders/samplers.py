@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+from collections.abc import Callable
 from typing import Any, get_args
 
 import jax
@@ -75,6 +76,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     _check_method(sampling.method)
     check.validate_sampling(config)
     given = network_conditions(model, config)
+    sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
         sampler_of = functools.partial(_create_predictor_corrector, config, record)
     else:

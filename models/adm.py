@@ -129,7 +129,7 @@ class Encoder(nn.Module):
     def _widths(self) -> list[int]:
         return [int(multiplier * self.nf) for multiplier in self.ch_mult]
 
-    def _block(self, name: str, features: int, **resampling: bool) -> ResBlock:
+    def _block(self, name: str, features: int, **resampling: Any) -> ResBlock:
         common = dict(scale_shift=self.use_scale_shift_norm, dropout=self.dropout, dtype=self.dtype)
         return ResBlock(features, **common, **resampling, name=name)
 

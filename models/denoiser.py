@@ -47,9 +47,9 @@ class Denoiser:
     Attributes:
       params: the network's parameters.
       network: `(params, x, labels, **conditions) -> output`, x [b, h, w, c] in the data range, labels [b]. Channels
-        beyond those of x (a learned variance) are left out.
+        beyond what is predicted (a learned variance) are left out.
       sde: the forward process.
-      predicts: what the output is: "score", "eps", "x0" or "v".
+      predicts: what the output is: "score", "eps", "x0", "v" or, with twice the channels, "both" x0 and eps.
       told: what the labels are: "sigma", "log_sigma" (of the noise scale), "t", "999t", "level" (an integer) or
         "fractional_level" (t (num_scales - 1), as score_sde tells discrete VP models) or "index" (the level of a
         process that is made of levels, `sde_lib.DiscreteVPSDE`).
@@ -70,7 +70,8 @@ class Denoiser:
 
     def output(self, x: Image, labels: jax.Array) -> Image:
         """What the network says of x [b, h, w, c] under labels [b], without its learned variance; 1 network call."""
-        return self.network(self.params, x, labels, **self.conditions)[..., : x.shape[-1]]
+        channels = x.shape[-1] * (2 if self.predicts == "both" else 1)
+        return self.network(self.params, x, labels, **self.conditions)[..., :channels]
 
     def labels(self, t: jax.Array) -> jax.Array:
         """What the network is told at SDE times t [b]."""
@@ -87,15 +88,21 @@ class Denoiser:
             return jnp.round((1 - t) * levels)
         if self.told == "fractional_level":
             return t * levels
-        if self.told == "index":
+        if self.told == "index" and isinstance(self.sde, sde_lib.DiscreteVPSDE):
             return self.sde.index(t)
         raise ValueError(f"told={self.told!r} is unknown; choose one of {TOLD}.")
 
     def std(self, t: jax.Array) -> jax.Array:
         """Marginal std at t [b] as the model was trained: discrete VP models have their chain's own table."""
         if self.told == "fractional_level":
-            return jnp.asarray(level_table(self.sde), t.dtype)[self.labels(t).astype(jnp.int32)]
+            # The level below, as published; 1e-3 beyond the rounding of t in float32 (2e-4 at 2000 levels).
+            level = jnp.floor(self.labels(t) + 1e-3).astype(jnp.int32)
+            return jnp.asarray(level_table(self.sde), t.dtype)[level]
         return self.sde.sigma(t)
+
+    def signal(self, t: jax.Array) -> jax.Array:
+        """Factor of the image in x at t [b], as the model was trained: beside `std`."""
+        return jnp.sqrt(1 - self.std(t) ** 2) if self.told == "fractional_level" else self.sde.alpha(t)
 
     def score(self, x: Image, t: jax.Array) -> Image:
         """grad log p_t(x) for x [b, h, w, c] at SDE times t [b]; 1 network call."""
@@ -104,7 +111,7 @@ class Denoiser:
             return output
         if self.predicts == "eps":
             return -output / self.std(t)[:, None, None, None]
-        alpha, sigma = (value(t)[:, None, None, None] for value in (self.sde.alpha, self.sde.sigma))
+        alpha, sigma = (value(t)[:, None, None, None] for value in (self.signal, self.std))
         _, eps = sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)
         return -eps / sigma
 

@@ -81,7 +81,7 @@ class UNetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
         conv = functools.partial(Conv, dtype=self.dtype)
-        resampling = dict(up=self.up, down=self.down, fir_kernel=tuple(self.fir_kernel))
+        resampling: dict[str, Any] = dict(up=self.up, down=self.down, fir_kernel=tuple(self.fir_kernel))
         h = conv(self.features, name="conv0", **resampling)(nn.silu(self._norm("norm0", x)))
         width = 2 * self.features if self.adaptive else self.features
         shift = nn.Dense(width, kernel_init=scaled_init(), name="affine")(embedding).astype(h.dtype)[:, None, None]
@@ -130,7 +130,7 @@ class _UNet(nn.Module):
     learn_sigma: bool = False
     dtype: Any = None
 
-    def _block(self, name: str, features: int, attention: bool = False, **resampling: bool) -> UNetBlock:
+    def _block(self, name: str, features: int, attention: bool = False, **resampling: Any) -> UNetBlock:
         raise NotImplementedError(f"{type(self).__name__} has no block.")
 
     def _join_input(self, name: str, pyramid: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -260,7 +260,7 @@ class SongUNet(_UNet):
         embedding = nn.silu(_dense(width, "map_layer0")(embedding))
         return nn.silu(_dense(width, "map_layer1")(embedding))
 
-    def _block(self, name: str, features: int, attention: bool = False, **resampling: bool) -> UNetBlock:
+    def _block(self, name: str, features: int, attention: bool = False, **resampling: Any) -> UNetBlock:
         return UNetBlock(
             features,
             heads=int(attention),
@@ -328,6 +328,6 @@ class DhariwalUNet(_UNet):
             embedding += _dense(width, "map_label", bias=False)(self._class_rows(embedding, classes))
         return nn.silu(embedding)
 
-    def _block(self, name: str, features: int, attention: bool = False, **resampling: bool) -> UNetBlock:
+    def _block(self, name: str, features: int, attention: bool = False, **resampling: Any) -> UNetBlock:
         heads = features // self.num_head_channels if attention else 0
         return UNetBlock(features, heads, dropout=self.dropout, dtype=self.dtype, name=name, **resampling)

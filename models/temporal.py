@@ -5,8 +5,6 @@ its batch: [b M, h, w, c], the M copies of an image in a row. Between the blocks
 the M copies of an image; everything else in the network is as it was, so that a teacher's weights load by name.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -73,8 +71,9 @@ def create_mixing(kind: str, num_times: int, modes: int) -> nn.Module | None:
     """The layer of config.model.mixing: "fourier", "dense", or "none" (the M points do not see one another)."""
     if kind not in MIXINGS:
         raise ValueError(f"config.model.mixing={kind!r} is unknown; choose one of {MIXINGS}.")
-    layers = {"fourier": functools.partial(TemporalFourier, modes=modes), "dense": TemporalDense}
-    return layers[kind](num_times) if kind != "none" else None
+    if kind == "none":
+        return None
+    return TemporalFourier(num_times, modes) if kind == "fourier" else TemporalDense(num_times)
 
 
 def _mix(h: jax.Array, table: jax.Array) -> jax.Array:
