@@ -143,12 +143,29 @@ def test_the_scale_may_follow_the_noise(pictures):
     np.testing.assert_allclose(builder.create_schedule(config, 50.0, 0.01)(s[2]), 2 - expected[2], rtol=1e-6)
 
 
-def test_autoguidance_adds_what_the_other_model_lacks():
-    model = model_of({"kind": "autoguidance", "scale": 1.0, "model": "other"}, method="ddim")
-    # w = 1 is the model itself: the scale of the contrast is 0 and the other model is never asked.
-    assert builder.create_schedule(model.config, 50.0, 0.01).scale == 0.0
-    model.config.guidance.model = ""
-    with pytest.raises(ValueError, match="needs config.guidance.model"):
+def contrasted(monkeypatch, kind: str, other_classes: int, scale: float) -> np.ndarray:
+    """How far guidance of that scale, away from a model of so many classes, moves an image of class 2 of 3."""
+    monkeypatch.setattr(builder, "load", lambda config, file: model_of(num_classes=other_classes))
+    sampling = dict(num_classes=3, method="ddim", num_steps=60, labels="2")
+    settings = {"kind": kind, "model": "other.safetensors", "interval": (0.1, 2.0), "scale": scale}
+    found = sample(model_of(settings, **sampling), {}, [0])
+    assert found.gradient_calls == 0 and (found.nfe == 60) == (scale == 1)
+    return (found.images - sample(model_of(**sampling), {}, [0]).images).mean()
+
+
+def test_classifier_free_guidance_leads_away_from_no_class_in_proportion_to_w_less_one(monkeypatch):
+    once, twice = (contrasted(monkeypatch, "classifier_free", 0, scale) for scale in (2.0, 3.0))
+    assert once > 0.02 and np.isclose(twice, 2 * once, rtol=1e-3)
+    assert abs(contrasted(monkeypatch, "classifier_free", 0, 1.0)) < 1e-6
+
+
+def test_autoguidance_gives_both_models_the_same_class(monkeypatch):
+    assert abs(contrasted(monkeypatch, "autoguidance", 3, 2.0)) < 1e-6  # here they are the same model
+
+
+def test_a_contrast_needs_another_model():
+    model = model_of({"kind": "autoguidance"}, method="ddim")
+    with pytest.raises(ValueError, match="config.guidance.kind='autoguidance' needs config.guidance.model"):
         create_sampler(model, model.config)
 
 
