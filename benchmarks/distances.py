@@ -13,6 +13,8 @@ import run_lib
 from builders.config import apply_overrides
 from reports.atomic import write_atomically
 
+_SHARE_A_PROGRAM = ("sampling.num_steps", "sampling.grid", "guidance.scale")
+
 
 class Drawn(NamedTuple):
     """Images number 0, 1, ... of a method in the model's data range, [n, h, w, c], and what they cost."""
@@ -31,18 +33,21 @@ def edited(model: run_lib.Model, edits: Mapping[str, Any]) -> run_lib.Model:
     return dataclasses.replace(model, config=config)
 
 
-def draw(model: run_lib.Model, edits: Mapping[str, Any], count: int, kept: Path) -> Drawn:
+def draw(model: run_lib.Model, edits: Mapping[str, Any], count: int, kept: Path, compiled: set[frozenset]) -> Drawn:
     """`count` images under the edited config, of which those in the file `kept` are not drawn again.
 
     Images come block by block and are saved after each, so that a run that is stopped or repeated with a larger count
-    goes on where it was. A few steps run before the clock does, for the compiler.
+    goes on where it was. `compiled` remembers what this process has compiled: what is new to it runs a few steps before
+    the clock does.
     """
     changed = edited(model, edits)
     drawn = Drawn(np.zeros((0, *model.shape), np.float32), 0, 0, 0.0, 0.0)
     if kept.exists():
         with np.load(kept) as file:
             drawn = Drawn(file["images"], *(file[name].item() for name in Drawn._fields[1:]))
-    if len(drawn.images) < count:
+    key = frozenset((name, value) for name, value in edits.items() if name not in _SHARE_A_PROGRAM)
+    if len(drawn.images) < count and key not in compiled:
+        compiled.add(key)
         warm_up = edited(model, dict(edits) | {"sampling.num_steps": min(5, edits["sampling.num_steps"])})
         run_lib.sample(warm_up, None, range(16))
     while len(drawn.images) < count:

@@ -60,13 +60,15 @@ COLUMNS = {
 }
 
 
-def task_edits(task: str, model: run_lib.Model, folder: Path, count: int) -> dict[str, Any]:
+def task_edits(task: str, model: run_lib.Model, folder: Path, count: int, compiled: set) -> dict[str, Any]:
     """The config of a task; for an inverse problem its observations are drawn first and written as PNG."""
     if task == "classifier":
         return {"guidance.kind": "classifier", "guidance.scale": 3.0}
     observed = folder / f"{task}_given"
     observed.mkdir(exist_ok=True)
-    plain = draw(model, {"sampling.method": "dpmpp", "sampling.num_steps": 20}, count, folder / "observed.npz")
+    plain = draw(
+        model, {"sampling.method": "dpmpp", "sampling.num_steps": 20}, count, folder / "observed.npz", compiled
+    )
     pixels = run_lib.to_pixels(model, plain.images)
     for index, image in enumerate(pixels):
         if task == "super_resolution":
@@ -91,15 +93,17 @@ def reference_edits(task: str, steps: int) -> dict[str, Any]:
 
 def run_task(model: run_lib.Model, task: str, folder: Path) -> None:
     count = _N.value
-    common = task_edits(task, model, folder, count)
+    compiled: set[frozenset] = set()
+    common = task_edits(task, model, folder, count, compiled)
     machine = rows.machine()
     many = _REFERENCE_STEPS.value
-    reference = draw(model, common | reference_edits(task, many), count, folder / f"{task}_reference_{many}.npz")
+    kept = folder / f"{task}_reference_{many}.npz"
+    reference = draw(model, common | reference_edits(task, many), count, kept, compiled)
     pictures = {"reference": run_lib.to_pixels(model, reference.images[:8])}
 
     def measure(name: str, steps: int, edits: dict[str, Any]) -> None:
         kept = folder / f"{task}_{name.replace(' ', '_')}_{steps}.npz"
-        drawn = draw(model, common | edits | {"sampling.num_steps": steps}, count, kept)
+        drawn = draw(model, common | edits | {"sampling.num_steps": steps}, count, kept, compiled)
         row = {"task": task, "method": name, "steps": steps, "calls": drawn.nfe}
         row |= {"gradient_calls": drawn.gradient_calls} | distance(drawn.images, reference.images)
         row |= {"seconds": round(drawn.seconds, 1), "cpu_seconds": round(drawn.cpu_seconds, 1), "n": count}

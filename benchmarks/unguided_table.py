@@ -16,10 +16,11 @@ from typing import Any
 from absl import app, flags, logging
 
 import run_lib
-from benchmarks.distances import distance, draw
+from benchmarks.distances import distance, draw, edited
 from builders.grids import create_grid
 from metrics import reference
 from reports import rows
+from reports.atomic import write_text
 
 _WORKDIR = flags.DEFINE_string("workdir", "out/unguided_table", "Rows and images go here.")
 _CONFIG = flags.DEFINE_string("model_config", "configs/ve/demo.py", "The model.")
@@ -57,18 +58,21 @@ def row_edits(edits: dict[str, Any], name: str, grid: str, calls: int) -> dict[s
     return edits | {"sampling.num_steps": steps, "sampling.grid": grid}
 
 
-def scales_of(model: run_lib.Model, grid: str, steps: int) -> str:
-    """The noise scales that "gits" finds for this many steps, so that the search is done once for all solvers."""
+def scales_of(model: run_lib.Model, folder: Path, grid: str, steps: int) -> str:
+    """The noise scales that "gits" finds for this many steps, searched once and kept; other grids by their name."""
     if grid != "gits":
         return grid
-    config = model.config.copy_and_resolve_references()
-    config.sampling.update(grid="gits", num_steps=steps, gits_images=32)
-    return ",".join(f"{value:#.9g}" for value in create_grid(model, config, model.denoiser).s)
+    kept = folder / f"gits_{steps}.txt"
+    if not kept.exists():
+        searching = edited(model, {"sampling.grid": "gits", "sampling.num_steps": steps, "sampling.gits_images": 32})
+        found = create_grid(searching, searching.config, model.denoiser)
+        write_text(kept, ",".join(f"{value:#.9g}" for value in found.s))
+    return kept.read_text()
 
 
-def measure_distances(model: run_lib.Model, folder: Path, calls: int) -> None:
+def measure_distances(model: run_lib.Model, folder: Path, calls: int, compiled: set[frozenset]) -> None:
     edits = {"sampling.method": "heun", "sampling.num_steps": 100, "sampling.grid": "edm"}
-    exact = draw(model, edits, _N.value, folder / "reference.npz").images
+    exact = draw(model, edits, _N.value, folder / "reference.npz", compiled).images
     known = {
         (row["solver"], row["grid"], row["calls_asked"], row["n"]) for row in rows.read_rows(folder / "rows.jsonl")
     }
@@ -77,23 +81,24 @@ def measure_distances(model: run_lib.Model, folder: Path, calls: int) -> None:
             if (name, grid, calls, _N.value) in known:
                 continue
             steps = row_edits(edits, name, grid, calls)["sampling.num_steps"]
-            chosen = row_edits(edits, name, scales_of(model, grid, steps), calls)
+            chosen = row_edits(edits, name, scales_of(model, folder, grid, steps), calls)
             kept = folder / f"{name.replace(' ', '_')}_{grid}_{calls}.npz"
-            drawn = draw(model, chosen, _N.value, kept)
+            drawn = draw(model, chosen, _N.value, kept, compiled)
             row = {"solver": name, "grid": grid, "calls_asked": calls, "calls": drawn.nfe}
             row |= distance(drawn.images, exact) | {"cpu_seconds": round(drawn.cpu_seconds, 1), "n": _N.value}
             rows.append_row(folder / "rows.jsonl", row | circumstances(model))
             logging.info("%s", row)
 
 
-def measure_quality(model: run_lib.Model, folder: Path, calls: int) -> None:
+def measure_quality(model: run_lib.Model, folder: Path, calls: int, compiled: set[frozenset]) -> None:
     """Frechet and spectrum of each solver on its best grid, from `_N_QUALITY` images."""
     photographs = reference.load_reference(_REFERENCE.value)
     for name, edits in (SOLVERS | STOCHASTIC).items():
         grid = "edm" if name in STOCHASTIC else best_grid(folder, name, calls)
         steps = row_edits(edits, name, grid, calls)["sampling.num_steps"]
-        chosen = row_edits(edits, name, scales_of(model, grid, steps), calls)
-        drawn = draw(model, chosen, _N_QUALITY.value, folder / f"quality_{name.replace(' ', '_')}_{calls}.npz")
+        chosen = row_edits(edits, name, scales_of(model, folder, grid, steps), calls)
+        kept = folder / f"quality_{name.replace(' ', '_')}_{calls}.npz"
+        drawn = draw(model, chosen, _N_QUALITY.value, kept, compiled)
         row = {"solver": name, "grid": grid, "calls_asked": calls, "calls": drawn.nfe}
         row |= reference.scores(run_lib.to_pixels(model, drawn.images), photographs)
         row |= {"cpu_seconds": round(drawn.cpu_seconds, 1)}
@@ -148,11 +153,11 @@ def main(argv: list[str]) -> None:
     run_lib.configure_jax("float32")
     folder = Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    model = run_lib.load(_CONFIG.value)
+    model, compiled = run_lib.load(_CONFIG.value), set()
     for calls in map(int, _CALLS.value):
-        measure_distances(model, folder, calls)
+        measure_distances(model, folder, calls, compiled)
         if _N_QUALITY.value:
-            measure_quality(model, folder, calls)
+            measure_quality(model, folder, calls, compiled)
         if _PAGE.value:
             rows.replace_section(_PAGE.value, "unguided", table(folder / "rows.jsonl"))
     if _PAGE.value and _N_QUALITY.value:
