@@ -17,6 +17,7 @@ from array_types import Image
 from builders import own_model
 from builders.analytic import create_analytic
 from builders.config import data_range, resolve_config, shipped
+from builders.suggest import question
 from checkpoints import fitting, names
 from configs import base as base_config
 from configs import check
@@ -183,7 +184,8 @@ def named_tensors(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[d
     module = create_network(config)
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
     expected = fitting.shapes(models.param_shapes(module, shape))
-    order = models.module_order(module, shape)
+    numbered = any("all_modules." in name for name in stored.raw)
+    order = models.module_order(module, shape) if numbered else []
     return names.network_names(stored, expected, order, config.model.ema), expected
 
 
@@ -215,6 +217,8 @@ def load(
         denoiser = create_analytic(resolved, create_sde(resolved))
         return Model(denoiser, resolved, own_model.digest(denoiser.params))
     stored = checkpoints.read(find_checkpoint(resolved or base_config.get_config(), workdir, str(checkpoint)))
+    if resolved is None and stored.config is None:
+        raise ValueError(question(stored, lambda config: fitting.compare(*named_tensors(stored, config)).fits()))
     full = resolved or resolve_config(None, stored)
     if full.model.name == "own":
         raise ValueError(
