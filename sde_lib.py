@@ -7,8 +7,8 @@ alpha and sigma alone and carry the rest of the toolkit:
 * the noise scale s = sigma/alpha, increasing in t: y = x/alpha is the variance-exploding view of any process;
 * lam = log(alpha/sigma) = -log s.
 
-A network predicts one of score, eps, x0 or v; `x0_and_eps` and `predict` convert. All functions accept a float64 NumPy
-array (tables, made before compilation) or a JAX array (inside jit) and answer in kind.
+A network predicts score, eps, x0, v, or both x0 and eps; `x0_and_eps` and `predict` convert. All functions accept a
+float64 NumPy array (tables, made before compilation) or a JAX array (inside jit) and answer in kind.
 """
 
 import dataclasses
@@ -508,7 +508,7 @@ SDES: dict[str, Any] = {
     "edmsde": EDMSDE,
     "discretevpsde": DiscreteVPSDE,
 }
-PREDICTIONS = ("score", "eps", "x0", "v")
+PREDICTIONS = ("score", "eps", "x0", "v", "both")
 
 
 def create_sde(name: str, **settings) -> GaussianSDE:
@@ -523,8 +523,10 @@ def x0_and_eps(kind: str, output, x, alpha, sigma):
     """What a network's `output` of this kind says about the image x0 and the noise eps in x = alpha x0 + sigma eps.
 
     Args:
-      kind: "score" (grad log p_t), "eps", "x0", or "v" = alpha eps - sigma x0 (Salimans and Ho 2022).
-      output, x: arrays of one shape; alpha, sigma broadcast against them.
+      kind: "score" (grad log p_t), "eps", "x0", "v" = alpha eps - sigma x0, or "both": x0 and eps side by side in the
+        channels, the first trusted at high noise and the second at low (Salimans and Ho 2022).
+      output, x: arrays of one shape, but for "both", whose output [..., 2c] has twice the channels of x; alpha, sigma
+        broadcast against x.
 
     Each is computed directly from `output`, not from the other, so that neither suffers cancellation at small noise.
     """
@@ -537,6 +539,10 @@ def x0_and_eps(kind: str, output, x, alpha, sigma):
     if kind == "v":
         norm = alpha**2 + sigma**2  # 1 for VP
         return (alpha * x - sigma * output) / norm, (sigma * x + alpha * output) / norm
+    if kind == "both":
+        # (sigma^2 x0 + alpha (x - sigma eps)) / norm, as they combine the halves, is the x0 of the v of the halves.
+        x0, eps = output[..., : x.shape[-1]], output[..., x.shape[-1] :]
+        return x0_and_eps("v", alpha * eps - sigma * x0, x, alpha, sigma)
     raise ValueError(f"prediction {kind!r} is unknown; choose one of {PREDICTIONS}.")
 
 
@@ -550,4 +556,6 @@ def predict(kind: str, x0, eps, alpha, sigma):
         return x0
     if kind == "v":
         return alpha * eps - sigma * x0
+    if kind == "both":
+        return _xp(eps).concatenate([x0, eps], axis=-1)
     raise ValueError(f"prediction {kind!r} is unknown; choose one of {PREDICTIONS}.")

@@ -110,8 +110,21 @@ def create_network(config: ConfigDict):
         centered=config.data.centered or config.model.scaling != "none",
         num_classes=config.data.num_classes,
         discrete_sigmas=tuple(denoisers.level_table(sde)) if discrete else (),
+        **_heads(config),
         dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
     )
+
+
+def _heads(config: ConfigDict) -> dict[str, Any]:
+    """Two images in the channels for a network that predicts x0 and eps, under each architecture's name for that."""
+    if config.model.predicts != "both":
+        return {}
+    if config.model.name not in ("ncsnpp", "adm", "song_unet", "dhariwal_unet"):
+        raise ValueError(
+            f"config.model.predicts='both' needs twice the channels, which config.model.name={config.model.name!r} "
+            "does not put out; choose 'ncsnpp' or 'adm'."
+        )
+    return {"heads": 2, "learn_sigma": True}
 
 
 def create_sde(config: ConfigDict) -> sde_lib.GaussianSDE:

@@ -60,7 +60,7 @@ def _model() -> dict:
         "sigma_data": 0.5,  # of the scaling "edm": std of the data in [-1, 1] units
         "c_1": 0.001,  # of the scaling "iddpm": least ratio of neighbouring alpha^2
         "c_2": 0.008,  # of the scaling "iddpm": offset of its cosine
-        "predicts": "score",  # what the network puts out: "score", "eps" (published VP models), "x0" or "v"
+        "predicts": "score",  # what it puts out: "score", "eps" (published VP models), "x0", "v", or "both" x0 and eps
         "nf": 128,  # channels of the first level
         "ch_mult": (1, 2, 2, 2),  # channels of each level in units of nf; one level fewer than halvings of the image
         "num_res_blocks": 4,  # residual blocks a level on the way down, one more on the way up
@@ -212,7 +212,7 @@ def _training() -> dict:
         "microbatch": 0,  # images a network call, gradients summed; 0 takes the batch at once
         "num_steps": 1_300_001,  # updates
         "reduce_mean": False,  # loss: mean over pixels if True, else half the sum
-        "weighting": "eps",  # of the squared error: "eps" (as published), "likelihood" (g(t)^2 on the score) or "edm"
+        "weighting": "eps",  # of the squared error: "eps" (as published), or one of training/score_matching.py: weight
         "noise_levels": "uniform",  # "uniform" in t (as published), or "lognormal_mix" of the three keys below
         "lognormal_mean": -1.2,  # of log sigma
         "lognormal_std": 1.2,  # of log sigma

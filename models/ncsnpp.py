@@ -26,7 +26,7 @@ COMBINE = ("sum", "cat")
 
 
 class NCSNpp(nn.Module):
-    """x [b, h, w, c], labels [b] -> output [b, h, w, c]; 1 network call.
+    """x [b, h, w, c], labels [b] -> output [b, h, w, heads c]; 1 network call.
 
     Attributes carry the names of the published configs. `discrete_sigmas` is the training ladder, largest first, that
     `scale_by_sigma` divides by when labels are integer levels. `dtype` is the compute type of convolutions. With
@@ -53,6 +53,7 @@ class NCSNpp(nn.Module):
     scale_by_sigma: bool = True
     dropout: float = 0.1
     nonlinearity: str = "swish"
+    heads: int = 1  # images it puts out: 2 where it predicts x0 and eps
     centered: bool = False
     discrete_sigmas: Sequence[float] = ()
     mixing: str = "none"  # between the time points of a trajectory (models/temporal.py)
@@ -77,7 +78,7 @@ class NCSNpp(nn.Module):
         act = layers.activation(self.nonlinearity)
         embedding, sigmas = self._embed(labels, act)
         x = x if self.centered else 2 * x - 1
-        channels = x.shape[-1]
+        channels = self.heads * x.shape[-1]
         pyramid = x
 
         # At sigma_max = 1348 the input does not fit bfloat16's mantissa: the first convolution stays float32.

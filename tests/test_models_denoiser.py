@@ -34,3 +34,24 @@ def test_every_prediction_gives_the_published_estimate(schedule, predicts):
             # The program's VE time is the noise scale itself.
             s, alpha = (t, 1.0) if schedule == "ve_edm" else (sde.noise_scale(t), sde.alpha(t))
             np.testing.assert_allclose(denoiser(jnp.asarray(x / alpha), jnp.asarray(s)), x0, atol=1e-10)
+
+
+@pytest.mark.parametrize("num_scales", [1000, 2000])
+def test_float32_times_of_a_discrete_chain_meet_every_level(num_scales):
+    sde = sde_lib.VPSDE(num_scales=num_scales)
+    denoiser = Denoiser((), lambda params, x, labels: x, sde, "eps", told="fractional_level")
+    chain = np.sqrt(1 - np.cumprod(1 - sde.discrete_betas()))
+    levels = np.arange(num_scales, dtype=np.float32)
+    for t in (levels / np.float32(num_scales - 1), np.linspace(0, 1, num_scales, dtype=np.float32)):
+        np.testing.assert_allclose(denoiser.std(jnp.asarray(t)), chain, rtol=1e-6)
+    # Half way to the next level the lower one still holds, as published.
+    np.testing.assert_allclose(denoiser.std(jnp.asarray((levels[:-1] + 0.5) / (num_scales - 1))), chain[:-1], rtol=1e-6)
+
+
+def test_signal_and_noise_of_a_discrete_chain_are_its_own():
+    sde = sde_lib.VPSDE(num_scales=10, beta_max=5)
+    t, chain = jnp.linspace(0, 1, 10), np.cumprod(1 - np.linspace(0.01, 0.5, 10))
+    for told, signal in (("fractional_level", np.sqrt(chain)), ("999t", sde.alpha(t))):
+        denoiser = Denoiser((), None, sde, "eps", told)
+        np.testing.assert_allclose(denoiser.signal(t), signal, rtol=1e-10)
+        np.testing.assert_allclose(denoiser.signal(t) ** 2 + denoiser.std(t) ** 2, 1, rtol=1e-10)

@@ -196,9 +196,17 @@ def test_every_prediction_gives_back_image_and_noise(kind, alpha, sigma):
     np.testing.assert_allclose(found, (x0, eps), rtol=1e-10, atol=1e-12)
 
 
+def test_two_predictions_that_disagree_are_weighed_by_signal_and_noise():
+    x0_head, eps_head, x, alpha, sigma = np.array([0.9]), np.array([-0.4]), np.array([0.7]), 0.8, 0.6
+    found = sde_lib.x0_and_eps("both", np.concatenate([x0_head, eps_head]), x, alpha, sigma)
+    x0 = sigma**2 * x0_head + alpha**2 * (x - sigma * eps_head) / alpha
+    np.testing.assert_allclose(found, (x0, (x - alpha * x0) / sigma), rtol=1e-12)
+
+
 def test_predictions_mean_what_their_names_say():
     outputs = [sde_lib.predict(kind, 2.0, 3.0, 0.8, 0.6) for kind in ("score", "eps", "x0", "v")]
     np.testing.assert_allclose(outputs, [-5, 3, 2, 1.2], rtol=1e-12)
+    np.testing.assert_array_equal(sde_lib.predict("both", np.full(1, 2.0), np.full(1, 3.0), 0.8, 0.6), [2, 3])
     for convert in (sde_lib.predict, sde_lib.x0_and_eps):
         with pytest.raises(ValueError, match="prediction 'noise' is unknown"):
             convert("noise", 2.0, 3.0, 0.8, 0.6)

@@ -145,3 +145,18 @@ def test_hooks_are_called_at_their_steps(tmp_path):
         on_progress=lambda step, loss: logged.append(step),
     )
     assert sampled == [2, 4] and logged == [4, 6]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_though_the_loss_is_finite(tmp_path):
+    def with_a_root(params, batch, keys):
+        return jnp.sqrt(jnp.square(params["w"][None] - batch["image"])).sum(1)  # its slope at 0 is not a number
+
+    class Touching:
+        def batch(self, step):
+            return {"image": np.full((4, 2), 1.0 if step == 4 else 9.0)}
+
+    state = create_state({"w": jnp.ones(2)}, optimizer(lr=0.0))
+    with pytest.raises(FloatingPointError, match="The loss is .*, the gradient's norm nan; the state of the last"):
+        loop.train(with_a_root, optimizer(lr=0.0), settings_of(9, log_every=100), state, Touching(), 0, tmp_path)
+    kept = load_state(tmp_path, state)
+    assert kept.step == 3 and np.isfinite(kept.params["w"]).all()

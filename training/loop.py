@@ -144,8 +144,8 @@ def train(
     """Trains from the state saved in `folder` if there is one, else from `state`, up to `settings.num_steps` updates.
 
     Writes `train_state.msgpack` and one JSON line every `log_every` updates. `on_sample` is called every `sample_every`
-    updates before the last, `on_progress(step, loss)` at each log line. Raises FloatingPointError at a loss that is
-    not finite; the last saved state is kept.
+    updates before the last, `on_progress(step, loss)` at each log line. Raises FloatingPointError at a loss or a
+    gradient that is not finite; the last saved state is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -166,15 +166,15 @@ def train(
         logs, saves = done % settings.log_every == 0 or last, done % settings.checkpoint_every == 0 or last
         if logs or saves:
             # Before saving too: a state after a bad update must not replace the last good one.
-            mean = float(np.mean([float(value) for value in losses]))
-            if not np.isfinite(mean):
+            mean, mean_norm = (float(np.mean([float(value) for value in values])) for values in (losses, norms))
+            if not np.isfinite([mean, mean_norm]).all():
                 raise FloatingPointError(
-                    f"The loss is {mean} at update {done}; the state of the last checkpoint in {folder} is kept. "
-                    "Lower --config.optim.lr or set --config.optim.grad_clip."
+                    f"The loss is {mean} at update {done}, the gradient's norm {mean_norm}; the state of the last "
+                    f"checkpoint in {folder} is kept. Lower --config.optim.lr or set --config.optim.grad_clip."
                 )
         if logs:
             seconds = (time.perf_counter() - started) / len(losses)
-            line = {"step": done, "loss": mean, "grad_norm": float(np.mean([float(n) for n in norms]))}
+            line = {"step": done, "loss": mean, "grad_norm": mean_norm}
             with (folder / LOG_FILE).open("a") as file:
                 file.write(json.dumps(line | {"seconds_per_step": round(seconds, 4)}) + "\n")
             if on_progress:

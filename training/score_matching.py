@@ -1,9 +1,10 @@
 """Denoising score matching for every process and prediction.
 
-The network sees x_t = alpha(t) x0 + sigma(t) z and is scored on the noise: the published continuous loss
-||sigma(t) s(x_t, t) + z||^2 (Song et al. 2021, with lambda = sigma^2) is the squared error of eps = -sigma s. Other
-weightings multiply it. Discrete models are trained on their own levels with the same formula: sigma^2 ||s - target||^2
-for VE ladders, ||eps - z||^2 for DDPM chains.
+The network sees x_t = alpha(t) x0 + sigma(t) z. Whatever it predicts (config.model.predicts: score, eps, x0, v or both)
+is turned into the noise: the published continuous loss ||sigma(t) s(x_t, t) + z||^2 (Song et al. 2021, with lambda =
+sigma^2) is the squared error of eps = -sigma s. The errors of the others are multiples of it at every t, so that a
+weighting is all there is to choose. Discrete models are trained on their own levels with the same formula:
+sigma^2 ||s - target||^2 for VE ladders, ||eps - z||^2 for DDPM chains.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from array_types import Image, Keys, PerImage
 from models.denoiser import Denoiser
 from sde_lib import GaussianSDE
 
-WEIGHTINGS = ("eps", "likelihood", "edm")
+WEIGHTINGS = ("eps", "snr", "constant", "snr_trunc", "v", "likelihood", "edm")
 NOISE_LEVELS = ("uniform", "lognormal_mix")
 
 
@@ -68,27 +69,35 @@ def loss(settings: ScoreMatching, denoiser: Denoiser, x0: Image, keys: Keys) -> 
     key_t, key_z = jax.vmap(jax.random.split, out_axes=1)(keys)
     t = jax.vmap(lambda key: sample_time(settings, sde, denoiser.told, key))(key_t)
     z = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(key_z)
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    if denoiser.told == "fractional_level":
-        sigma = denoiser.std(t)  # the discrete chain's own marginals
-        alpha = jnp.sqrt(1 - sigma**2)
+    alpha, sigma = denoiser.signal(t), denoiser.std(t)
     x = alpha[:, None, None, None] * x0 + sigma[:, None, None, None] * z
     eps = -sigma[:, None, None, None] * denoiser.score(x, t)
     squared = jnp.square(eps - z)
     per_image = squared.mean((1, 2, 3)) if settings.reduce_mean else 0.5 * squared.sum((1, 2, 3))
-    return weight(settings, sde, t) * per_image
+    return weight(settings, alpha, sigma, sde.diffusion_squared(t)) * per_image
 
 
-def weight(settings: ScoreMatching, sde: GaussianSDE, t: jax.Array) -> jax.Array:
-    """What multiplies the squared error of eps.
+def weight(settings: ScoreMatching, alpha: PerImage, sigma: PerImage, diffusion_squared: PerImage) -> PerImage:
+    """What multiplies the squared error of eps, [b]. With s = sigma/alpha and snr = 1/s^2:
 
-    "eps": 1. "likelihood": g^2/sigma^2, that is g^2 on the error of the score. "edm": EDM's lambda on the error of x0,
-    which gives the wrapped network unit loss at every noise level at the start (Karras et al. 2022): with noise scale
-    s in [-1, 1] units, lambda s^2 = (s^2 + sigma_data^2)/sigma_data^2 times the squared error of eps.
+    * "eps", "snr": 1, which is snr on the error of x0;
+    * "constant": s^2, the error of x0 itself;
+    * "snr_trunc": max(1, s^2), which is max(snr, 1) on the error of x0 (Salimans and Ho 2022);
+    * "v": ((alpha^2 + sigma^2)/alpha)^2, the error of v = alpha eps - sigma x0; on x0 it is snr + 1 for VP;
+    * "likelihood": g^2/sigma^2, that is g^2 on the error of the score (Song et al. 2021);
+    * "edm": EDM's lambda on the error of x0, which gives the wrapped network unit loss at every noise level at the
+      start (Karras et al. 2022): lambda s^2 = (s^2 + sigma_data^2)/sigma_data^2 with s in [-1, 1] units.
     """
+    s = sigma / alpha
+    if settings.weighting == "constant":
+        return s**2
+    if settings.weighting == "snr_trunc":
+        return jnp.maximum(s**2, 1)
+    if settings.weighting == "v":
+        return ((alpha**2 + sigma**2) / alpha) ** 2
     if settings.weighting == "likelihood":
-        return sde.diffusion_squared(t) / sde.sigma(t) ** 2
+        return diffusion_squared / sigma**2
     if settings.weighting == "edm":
-        s = sde.noise_scale(t) * (1 if settings.centered else 2)
+        s = s * (1 if settings.centered else 2)
         return (s**2 + settings.sigma_data**2) / settings.sigma_data**2
-    return jnp.ones_like(t)
+    return jnp.ones_like(s)
