@@ -40,8 +40,8 @@ def read_mask(path: str, kind: Kind, shape: Shape) -> np.ndarray:
     if not Path(path).exists():
         without = " In its place `natural` (shipped profile of photographs) or `power:2.0` (1/f^2) need no file."
         raise FileNotFoundError(
-            f"{flag}: no such file. Estimate one from images with --mode=masks --config.data.source=FOLDER (200 images "
-            f"are enough).{without if kind == 'freq' else ''}"
+            f"{flag}: no such file. Estimate one with --mode=masks, from images (--config.data.source=FOLDER; 200 are "
+            f"enough) or from the model's own (--from_model=64).{without if kind == 'freq' else ''}"
         )
     mask = _channels_last(_load(Path(path), kind, flag), shape, flag)
     _check_values(mask, flag)

@@ -38,6 +38,7 @@ class Request(NamedTuple):
     dry_run: bool = False
     sweep: tuple[str, ...] = ()
     shard: str = ""
+    from_model: int = 0  # --mode=masks: from so many images that the model draws
 
 
 def open_model(request: Request) -> Model:
