@@ -30,8 +30,9 @@ from models.denoiser import Denoiser
 class Model:
     """A pretrained model ready to be sampled: the public Python face.
 
-    `network(x, labels)`, `score(x, t)` and `denoise(y, s)` as in `models.denoiser.Denoiser`; images are [b, h, w, c] in
-    the data range of the model ([-1, 1] if `config.data.centered`, else [0, 1]).
+    `network(x, labels)`, `score(x, t)` and `denoise(y, s)` as in `models.denoiser.Denoiser`, each with what else the
+    network needs by name (`classes=jnp.array([3, 7])`); images are [b, h, w, c] in the data range of the model
+    ([-1, 1] if `config.data.centered`, else [0, 1]).
     """
 
     denoiser: Denoiser
@@ -88,14 +89,14 @@ class Model:
     def num_params(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.denoiser.params))
 
-    def network(self, x: Image, labels: jax.Array) -> Image:
-        return self.denoiser.network(self.denoiser.params, x, labels)
+    def network(self, x: Image, labels: jax.Array, **conditions: jax.Array) -> Image:
+        return self.denoiser.network(self.denoiser.params, x, labels, **self.denoiser.given(**conditions).conditions)
 
-    def score(self, x: Image, t: jax.Array) -> Image:
-        return self.denoiser.score(x, t)
+    def score(self, x: Image, t: jax.Array, **conditions: jax.Array) -> Image:
+        return self.denoiser.given(**conditions).score(x, t)
 
-    def denoise(self, y: Image, s: jax.Array) -> Image:
-        return self.denoiser.denoise(y, s)
+    def denoise(self, y: Image, s: jax.Array, **conditions: jax.Array) -> Image:
+        return self.denoiser.given(**conditions).denoise(y, s)
 
 
 def create_network(config: ConfigDict):

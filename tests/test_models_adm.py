@@ -38,7 +38,7 @@ def run(network, params, io, dtype, **changes):
     arguments = {"x": jnp.asarray(io["x"], dtype), "classes": jnp.asarray(io["y"])} | changes
     labels = jnp.asarray(io["t"], jnp.float32)  # the embedding is built in float32, as in the recording
     cast = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    return network.apply({"params": cast}, arguments.pop("x"), labels, **arguments)
+    return jax.jit(network.apply)({"params": cast}, arguments.pop("x"), labels, **arguments)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])

@@ -50,6 +50,10 @@ def test_a_published_file_under_its_config_gives_the_published_noise():
     score = jax.jit(lambda denoiser, x, t: denoiser.score(x, t))(denoiser, x, t)
     sigma = model.sde.sigma(t)[:, None, None, None]
     np.testing.assert_allclose(-score * sigma, expected, atol=1e-5)
+    network = jax.jit(lambda x, labels, classes: model.network(x, labels, classes=classes))
+    output = network(x, 999 * t, denoiser.conditions["classes"])
+    assert output.shape == (3, 8, 8, 6), "the network itself also says its variance"
+    np.testing.assert_allclose(output[..., :3], expected, atol=1e-5)
 
 
 def test_a_published_classifier_is_told_the_level_of_the_chain():
