@@ -149,8 +149,9 @@ def create_denoiser(config: ConfigDict, params: Any) -> Denoiser:
     network = _Apply(create_network(config))
     if config.model.scaling != "none":
         scaled = edm.Scaled(network, create_scaling(config), config.data.centered, config.model.scaling_label)
-        return Denoiser(params, scaled, sde, "x0", "sigma")
-    return Denoiser(params, network, sde, config.model.predicts, denoisers.told(sde, config.model.continuous))
+        return Denoiser(params, scaled, sde, "x0", config.model.told or "sigma")
+    told = config.model.told or denoisers.told(sde, config.model.continuous)
+    return Denoiser(params, network, sde, config.model.predicts, told)
 
 
 @dataclasses.dataclass(frozen=True)

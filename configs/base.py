@@ -61,6 +61,7 @@ def _model() -> dict:
         "c_1": 0.001,  # of the scaling "iddpm": least ratio of neighbouring alpha^2
         "c_2": 0.008,  # of the scaling "iddpm": offset of its cosine
         "predicts": "score",  # what it puts out: "score", "eps" (published VP models), "x0", "v", or "both" x0 and eps
+        "told": "",  # of the noise level: "sigma", "log_sigma", "t", ... (models/denoiser.py); "": as the process says
         "nf": 128,  # channels of the first level
         "ch_mult": (1, 2, 2, 2),  # channels of each level in units of nf; one level fewer than halvings of the image
         "num_res_blocks": 4,  # residual blocks a level on the way down, one more on the way up
