@@ -17,6 +17,7 @@ from builders.draw import group_size, sample, sample_groups, to_pixels
 from builders.model import Model
 from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
 from modes import condition_pictures
+from modes.estimate import estimate
 from modes.request import Request, open_model, parse_seeds, workdir_of
 from reports.animation import write_animation
 from reports.grids import comparison_grid, image_grid
@@ -50,7 +51,7 @@ def run(request: Request) -> None:
     config = model.config
     sampler = create_sampler(model, config, record=config.eval.animation)
     seeds = parse_seeds(request.seeds, config.eval.num_samples)
-    logging.info("%s", plan(model, sampler, len(seeds)))
+    logging.info("%s; %s", plan(model, sampler, len(seeds)), estimate(model, sampler, len(seeds)))
     if request.dry_run:
         return
     folder_path = workdir_of(request) / config.eval.eval_folder
