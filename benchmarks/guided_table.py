@@ -104,7 +104,7 @@ def run_task(model: run_lib.Model, task: str, folder: Path) -> None:
     def measure(name: str, steps: int, edits: dict[str, Any]) -> None:
         kept = folder / f"{task}_{name.replace(' ', '_')}_{steps}.npz"
         drawn = draw(model, common | edits | {"sampling.num_steps": steps}, count, kept, compiled)
-        row = {"task": task, "method": name, "steps": steps, "calls": drawn.nfe}
+        row: dict[str, Any] = {"task": task, "method": name, "steps": steps, "calls": drawn.nfe}
         row |= {"gradient_calls": drawn.gradient_calls} | distance(drawn.images, reference.images)
         row |= {"seconds": round(drawn.seconds, 1), "cpu_seconds": round(drawn.cpu_seconds, 1), "n": count}
         row |= {"reference_steps": many, "seed": model.config.seed, "checkpoint": model.weights_hash[:12]}

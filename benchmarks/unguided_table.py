@@ -153,7 +153,8 @@ def main(argv: list[str]) -> None:
     run_lib.configure_jax("float32")
     folder = Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    model, compiled = run_lib.load(_CONFIG.value), set()
+    model = run_lib.load(_CONFIG.value)
+    compiled: set = set()
     for calls in map(int, _CALLS.value):
         measure_distances(model, folder, calls, compiled)
         if _N_QUALITY.value:

@@ -1,4 +1,4 @@
-"""The VE predictor-corrector against diffusers' ScoreSdeVeScheduler, its noise played back (tests/goldens/diffusers)."""
+"""The VE predictor-corrector against diffusers' ScoreSdeVeScheduler, with its noise (tests/goldens/diffusers)."""
 
 import json
 from pathlib import Path
