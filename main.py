@@ -21,6 +21,7 @@ _MODE = flags.DEFINE_enum("mode", "sample", sorted(run_lib.MODES), "What to run.
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Weight file or folder; else config.checkpoint.")
 _OUTPUT = flags.DEFINE_string("output", "", "File that --mode=convert writes.")
 _SEEDS = flags.DEFINE_string("seeds", "", "Images to draw, such as 0-63 or 3,7; else the first --num_samples.")
+_FROM_IMAGE = flags.DEFINE_string("from_image", "", "An image_<i>.png of a run: draws it again.")
 _FROM_MODEL = flags.DEFINE_integer("from_model", 0, "--mode=masks: from so many images that the model draws itself.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run, and stop before compiling.")
 
@@ -57,6 +58,7 @@ def main(argv: list[str]) -> None:
         dry_run=_DRY_RUN.value,
         sweep=tuple(_SWEEP.value),
         shard=_SHARD.value,
+        from_image=_FROM_IMAGE.value,
         from_model=_FROM_MODEL.value,
     )
     run_lib.run(_MODE.value, request)

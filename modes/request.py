@@ -38,6 +38,7 @@ class Request(NamedTuple):
     dry_run: bool = False
     sweep: tuple[str, ...] = ()
     shard: str = ""
+    from_image: str = ""  # --mode=sample: draws this image again
     from_model: int = 0  # --mode=masks: from so many images that the model draws
 
 

@@ -16,7 +16,7 @@ from builders.config import apply_overrides
 from builders.draw import group_size, sample, sample_groups, to_pixels
 from builders.model import Model
 from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
-from modes import condition_pictures
+from modes import condition_pictures, repeat
 from modes.estimate import estimate
 from modes.request import Request, open_model, parse_seeds, workdir_of
 from reports.animation import write_animation
@@ -47,7 +47,11 @@ def plan(model: Model, sampler: Sampler, count: int) -> str:
 
 def run(request: Request) -> None:
     """Draws images into W/<eval_folder>; a run that was interrupted is finished, not repeated."""
+    if request.from_image:
+        request = repeat.repeated(request)
     model = open_model(request)
+    if request.from_image:
+        repeat.check_weights(request.from_image, model)
     config = model.config
     sampler = create_sampler(model, config, record=config.eval.animation)
     seeds = parse_seeds(request.seeds, config.eval.num_samples)
@@ -63,6 +67,7 @@ def run(request: Request) -> None:
     } | condition_settings(config)
     session = {"command": sys.argv, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "seeds": len(seeds)}
     text = {"seed": config.seed, "method": config.sampling.method, "calls": sampler.nfe, "weights": model.weights_hash}
+    text |= {"config": repeat.settings_text(config)}
     with RunFolder(folder_path, settings, session) as folder:
         pending = set(folder.missing(seeds, model.shape))
         logging.info("%d of %d images are to be drawn in %s.", len(pending), len(seeds), folder_path)

@@ -58,7 +58,7 @@ def write_png(path: str | Path, image: ByteImage, text: Mapping[str, object] | N
     """
     info = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
-        info.add_text(key, str(value))
+        info.add_text(key, str(value), zip=len(str(value)) > 200)
     write_atomically(path, lambda file: to_pillow(image).save(file, "png", compress_level=1, pnginfo=info))
 
 
