@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from builders.adaptive import decode, encode
 from builders.config import load_config_file, resolve_config
 from builders.devices import configure_jax
 from builders.draw import sample, sample_groups, to_pixels
@@ -17,6 +18,7 @@ from builders.model import Model, load
 from builders.own_model import as_k_diffusion
 from builders.samplers import create_sampler
 from modes import convert, evaluate, inspect, masks, prepare, sweep, train
+from modes import encode as encode_mode
 from modes import sample as sample_mode
 from modes.request import Request
 
@@ -27,6 +29,8 @@ __all__ = [
     "as_k_diffusion",
     "configure_jax",
     "create_sampler",
+    "decode",
+    "encode",
     "load",
     "load_config_file",
     "resolve_config",
@@ -43,6 +47,7 @@ MODES: dict[str, Callable[[Request], None]] = {
     "prepare": prepare.run,
     "convert": convert.run,
     "inspect": inspect.run,
+    "encode": encode_mode.run,
     "evaluate": evaluate.run,
     "sweep": sweep.run,
 }

@@ -1,6 +1,7 @@
 """Runs whose images differ in more than noise: each has a label, an observation or a picture of its own."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,3 +100,38 @@ def _hash(path: Path) -> str:
     """Of a file, or of the files of a folder in the order of their names."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:16]
+
+
+def begin_from(sampler: Sampler, latents: np.ndarray, prior: float) -> Sampler:
+    """A deterministic sampler that begins from given latents, [n, h, w, c] in units of `prior`, instead of noise."""
+
+    def of(indices: Sequence[int]) -> Sampler:
+        inner = sampler.of(indices) if sampler.of else sampler
+
+        def begin(keys):
+            operands, state = inner.begin(keys)
+            return operands, state._replace(y=prior * jnp.asarray(Take(indices, len(keys))(latents), state.y.dtype))
+
+        return inner._replace(begin=begin)
+
+    return of([0])._replace(of=of)
+
+
+def read_latents(config: ConfigDict, shape: tuple[int, int, int]) -> np.ndarray:
+    """config.sampling.latents, float32 [n, h, w, c]. Raises FileNotFoundError, or ValueError for anything else."""
+    path = Path(config.sampling.latents)
+    if not path.is_file():
+        raise FileNotFoundError(f"config.sampling.latents={str(path)!r} is no file; --mode=encode writes one.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            latents = np.asarray(stored["arr_0"], np.float32)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"config.sampling.latents: {path} is no .npz with an array arr_0 ({error}); --mode=encode writes one."
+        ) from error
+    if latents.ndim != 4 or latents.shape[1:] != shape or not np.isfinite(latents).all():
+        raise ValueError(
+            f"config.sampling.latents: {path} has shape {latents.shape}, the model draws {shape}; they must be finite "
+            "and of that shape."
+        )
+    return latents

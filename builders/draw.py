@@ -74,10 +74,15 @@ def sample_groups(
 
 def _result(sampler: Sampler, state: Any, records: list[Any], count: int) -> SampleResult:
     images = np.asarray(sampler.image(state))[:count]
+    if sampler.calls:
+        calls = np.asarray(sampler.calls(state))[:count]
+        sampler = sampler._replace(nfe=int(calls.max()))
+    else:
+        calls = None
     if not jax.tree.leaves(records):
-        return SampleResult(images, sampler.nfe, sampler.gradient_calls)
+        return SampleResult(images, sampler.nfe, sampler.gradient_calls, calls=calls)
     trajectory, denoised = (np.concatenate([np.asarray(part[k]) for part in records])[:, :count] for k in (0, 1))
-    return SampleResult(images, sampler.nfe, sampler.gradient_calls, trajectory, denoised)
+    return SampleResult(images, sampler.nfe, sampler.gradient_calls, trajectory, denoised, calls)
 
 
 def sample(
@@ -102,9 +107,9 @@ def sample(
     results = [group.result for group in sample_groups(model, sampler, config, seeds)]
     joined = [
         None if results[0][k] is None else np.concatenate([r[k] for r in results], axis)
-        for k, axis in ((0, 0), (3, 1), (4, 1))
+        for k, axis in ((0, 0), (3, 1), (4, 1), (5, 0))
     ]
-    return SampleResult(joined[0], sampler.nfe, sampler.gradient_calls, *joined[1:])
+    return SampleResult(joined[0], max(r.nfe for r in results), sampler.gradient_calls, *joined[1:])
 
 
 def to_pixels(model: Model, images: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import checkpoints
 import models
 import sde_lib
 from array_types import Image
-from builders import own_model
+from builders import own_model, students
 from builders.analytic import create_analytic
 from builders.config import data_range, resolve_config, shipped
 from builders.suggest import question
@@ -102,6 +102,11 @@ class Model:
 def create_network(config: ConfigDict):
     """The Flax module of config.model for images of config.data."""
     check.validate(config)
+    if config.model.name == "own":
+        raise ValueError(
+            "This is a network of your own, and no code is run because a weight file asks: add --config configs/own.py "
+            "--config.model.factory=FILE.py:FUNCTION, the function that makes it."
+        )
     sde = create_sde(config)
     discrete = isinstance(sde, sde_lib.VESDE) and config.model.scaling == "none"
     return models.create_network(
@@ -235,11 +240,7 @@ def load(
     if resolved is None and stored.config is None:
         raise ValueError(question(stored, lambda config: fitting.compare(*named_tensors(stored, config)).fits()))
     full = resolved or resolve_config(None, stored)
-    if full.model.name == "own":
-        raise ValueError(
-            f"{stored.path} holds the weights of a network of your own, made by {full.model.factory or 'a function'}: "
-            "add --config configs/own.py --config.model.factory=FILE.py:FUNCTION. No code is run because a file asks."
-        )
+    students.follow(full, stored)
     if ema is not None:
         full.model.ema = ema
     return Model(create_denoiser(full, read_params(stored, full)), full, stored.sha256())

@@ -14,8 +14,17 @@ from ml_collections import ConfigDict
 
 import precond
 import sde_lib
-from builders import solvers
-from builders.conditions import Take, begin_at, numbered, parse_labels, start_pictures, to_range
+from builders import adaptive, solvers
+from builders.conditions import (
+    Take,
+    begin_at,
+    begin_from,
+    numbered,
+    parse_labels,
+    read_latents,
+    start_pictures,
+    to_range,
+)
 from builders.config import shipped
 from builders.grids import create_grid, prior_scale
 from builders.guidance import METHODS as GUIDED
@@ -79,6 +88,9 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
         sampler_of = functools.partial(_create_predictor_corrector, config, record)
+    elif sampling.method == adaptive.METHOD:
+        grid = adaptive.ends(model, config)
+        sampler_of = functools.partial(_create_adaptive, config, record)
     else:
         grid = _known(create_grid(model, config, _searching(model, config, given)), model)
         if guided or sampling.method not in solvers.METHODS:
@@ -90,6 +102,8 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         return sampler_of(dataclasses.replace(model, denoiser=_given(model, given, take)), take)
 
     sampler = numbered(create) if given or guided else create(Take([0], 1))
+    if sampling.latents:
+        return begin_from(sampler, read_latents(config, model.shape), prior_scale(model.sde, grid))
     if not sampling.start_image:
         return sampler
     pictures = to_range(start_pictures(model, config), config)
@@ -97,7 +111,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
 
 
 def _check_method(method: str) -> None:
-    known = sorted({"pc", "pds", *solvers.METHODS, *GUIDED})
+    known = sorted({"pc", "pds", adaptive.METHOD, *solvers.METHODS, *GUIDED})
     if method not in known:
         # The published README of splitting says stps4, which the published program takes for ancestral sampling.
         close = difflib.get_close_matches(method, known, 1)
@@ -107,6 +121,10 @@ def _check_method(method: str) -> None:
 
 def _create_predictor_corrector(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:
     return create_predictor_corrector(model, config, record)
+
+
+def _create_adaptive(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:
+    return adaptive.create_adaptive_sampler(model, config, record)
 
 
 def _create_unguided(config: ConfigDict, grid: TimeGrid, record: bool, model: Model, take: Take) -> Sampler:

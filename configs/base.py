@@ -138,6 +138,8 @@ def _sampling() -> dict:
             3,
             2,
         ),  # of "restart": s_min, s_max, num_steps, repeats of an interval; four more for another
+        "ode": _ode(),  # of "ode"
+        "latents": "",  # .npz of --mode=encode to begin from instead of noise; image i takes the i-th, in turn
         "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
         "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
         "labels": "",  # classes of the images, in turn, such as "3,7"; "" is all of them
@@ -153,6 +155,15 @@ def _sampling() -> dict:
         "published_quirks": False,  # allow the combinations in which the published program ignores the masks
         "microbatch": 8,  # images in one network call on one device; fixes the bits of every image
         "chunk": 20,  # steps run on the device between two looks at the progress
+    }
+
+
+def _ode() -> dict:
+    """The adaptive solver (`sampling.adaptive.Adaptive`)."""
+    return {
+        "solver": "dopri5",  # "dopri5", of order 5, or "bosh3", of order 3, which is cheaper at loose tolerances
+        "rtol": 1e-5,  # error a step may make, in units of the state
+        "atol": 1e-5,  # the same, in units of the data range
     }
 
 

@@ -83,6 +83,11 @@ def validate_sampling(config: ConfigDict) -> None:
             "solver that steps through noise scales, such as --method=unipc, and --start_sigma > 0, the noise scale "
             "the image is noised to, in units of the data range: 0.3 keeps a layout in [0, 1], 2 little but colours."
         )
+    if sampling.latents and (langevin or stochastic or sampling.start_image):
+        raise ValueError(
+            f"config.sampling.latents={sampling.latents!r} is where a deterministic flow begins: choose such a method, "
+            "as --method=ode or heun, and leave --start_image out."
+        )
     if sampling.start_sigma and not sampling.start_image:
         raise ValueError(f"--start_sigma={sampling.start_sigma:g} noises an image; name one with --start_image.")
     if sampling.labels and not config.data.num_classes and guidance.kind != "classifier":

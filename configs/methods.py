@@ -21,7 +21,7 @@ SOLVERS = (
         "unipc",
         "uni_pc",
     ),
-    *("edm", "restart", "sa"),
+    *("edm", "restart", "sa", "ode"),
     *(f"{family}{order}" for family in ("plms", "pndm", "ltsp", "stsp") for order in (1, 2, 3, 4)),
 )
 

@@ -1,8 +1,12 @@
-"""--mode=inspect: what is in a weight file, and whether the network of a config fits it."""
+"""--mode=inspect: what is in a weight file, whether the network of a config fits it, and whether it denoises."""
+
+import copy
 
 import checkpoints
+from builders import sanity
 from builders.config import resolve_config
-from builders.model import find_checkpoint, named_tensors
+from builders.model import Model, create_denoiser, find_checkpoint, load, named_tensors, read_params
+from builders.suggest import question
 from checkpoints import fitting
 from checkpoints import inspect as inspection
 from configs import base as base_config
@@ -10,13 +14,30 @@ from modes.request import Request
 
 
 def run(request: Request) -> None:
-    """Says what is in a weight file and, with a config, whether its network fits."""
+    """Says what is in a weight file; with a config, its own or a given one, whether its network fits and denoises.
+
+    --dry_run leaves out the last, for which the network is compiled and run.
+    """
     config = None if request.config is None else resolve_config(request.config)
+    if config is not None and (config.model.factory or config.model.name == "analytic"):
+        model = load(config, request.checkpoint, workdir=request.workdir)
+        print(f"{config.model.factory or config.model.name}: {model.num_params:,} parameters, images {model.shape}")
+        if not request.dry_run:
+            print(sanity.check(model).report())
+        return
     stored = checkpoints.read(find_checkpoint(config or base_config.get_config(), request.workdir, request.checkpoint))
     print(inspection.describe(stored))
-    if config is None and stored.config is not None and stored.format in ("native", "edm_pickle", "diffusers"):
-        config = resolve_config(None, stored)
-    if config is not None:
-        differences = fitting.compare(*named_tensors(stored, config))
-        verdict = "fits." if differences.fits() else f"does not fit:\n{differences.report()}"
-        print(f"\nThe network of the config {verdict}")
+    recorded = resolve_config(None, stored) if stored.config is not None else None
+    config = config or recorded
+    if config is None:
+        print(f"\n{question(stored, lambda config: fitting.compare(*named_tensors(stored, config)).fits())}")
+        return
+    differences = fitting.compare(*named_tensors(stored, config))
+    verdict = "fits." if differences.fits() else f"does not fit:\n{differences.report()}"
+    print(f"\nThe network of the config {verdict}")
+    if differences.fits() and not request.dry_run and sanity.can_check(config):
+        model = Model(create_denoiser(config, read_params(stored, config)), config)
+        other = copy.deepcopy(config)
+        other.model.ema = not config.model.ema
+        other_weights = read_params(stored, other) if stored.ema is not None else None
+        print(sanity.check(model, other_weights, recorded).report())

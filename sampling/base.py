@@ -43,6 +43,7 @@ class SampleResult(NamedTuple):
     gradient_calls: int = 0  # guidance gradients an image
     trajectory: Any = None  # states after each step, [n, b, h, w, c]
     denoised: Any = None  # x0 estimates of each step, [n, b, h, w, c]
+    calls: Any = None  # network calls of each image, [b], where they differ; `nfe` is then the largest
 
 
 class Sampler(NamedTuple):

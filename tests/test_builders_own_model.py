@@ -223,7 +223,7 @@ def test_the_file_of_the_docs_is_sampled_converted_and_read_back(documented, tmp
     assert record["sessions"][0]["calls"] == 3
     output = tmp_path / "own.safetensors"
     run_lib.MODES["convert"](Request(own_config(factory), None, "", str(output)))
-    with pytest.raises(ValueError, match=r"network of your own, made by .*my_net.py:make_model.*configs/own.py"):
+    with pytest.raises(ValueError, match=r"network of your own.*--config configs/own.py --config.model.factory"):
         run_lib.load(None, output)
 
 
