@@ -18,7 +18,7 @@ def test_propagated_variances_are_those_of_drawn_images(name, monkeypatch):
     model = run_lib.load(config)
     drawn = run_lib.sample(model, {}, range(1024)).images
     power = spectrum.radial_average(np.abs(np.fft.fft2(np.moveaxis(drawn, -1, 1) - 0.5)) ** 2).mean((0, 1))
-    exact = analytic_table.final_variances(config, model)[1:5]
+    exact = analytic_table.final_variances(config)[1:5]
     real = natural_variance(*model.shape)[0, 1:5, 0]
     assert not np.allclose(exact / real, 1, atol=0.05)  # there is an error to be followed
     np.testing.assert_allclose(power[1:] / (exact * 64), 1, atol=0.06)
