@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 import checkpoints
 from configs import base as base_config
-from configs import diffusers, edm_pickle, methods, score_sde
+from configs import diffusers, edm_pickle, methods, pd_unofficial, score_sde
 
 
 def resolve_config(
@@ -24,6 +24,9 @@ def resolve_config(
             )
         if checkpoint.format == "edm_pickle":
             return edm_pickle.translate(checkpoint.config, str(checkpoint.path))
+        if checkpoint.format == "distillation_torch":
+            shapes = {name: tensor.shape for name, tensor in checkpoint.raw.items()}
+            return pd_unofficial.translate(shapes, checkpoint.config, str(checkpoint.path))
         if checkpoint.format == "diffusers":
             return diffusers.translate(checkpoint.config, checkpoint.extra.get("scheduler"), str(checkpoint.path))
         config = ConfigDict(checkpoint.config)

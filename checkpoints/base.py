@@ -18,7 +18,8 @@ Tensors = dict[str, np.ndarray]  # flat; where the container allows, read-only v
 class Checkpoint(NamedTuple):
     """The content of one weight file (or diffusers folder)."""
 
-    # score_sde_torch, score_sde_flax, openai_torch, torch_state_dict, edm_pickle, diffusers, safetensors or native
+    # score_sde_torch, score_sde_flax, distillation_flax, distillation_torch, openai_torch, torch_state_dict,
+    # edm_pickle, diffusers, safetensors or native
     format: str
     raw: Tensors  # the weights as trained, or the only set that the file has
     ema: Tensors | None  # their moving average under the same names; None where the file has one set only

@@ -25,7 +25,7 @@ from checkpoints.base import Checkpoint, Tensors
 PARALLEL = "module."  # torch.nn.DataParallel puts it before every name
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.12
 WRAPPED = "model."  # EDM keeps the U-Net under it, beside constants of its network scaling
-BUFFERS = ("sigmas", "resample_filter")  # constants that torch stores and that follow from the config
+BUFFERS = ("sigmas", "resample_filter", "inv_freq")  # constants that torch stores and that follow from the config
 
 
 def network_names(
@@ -39,7 +39,7 @@ def network_names(
       ema: the moving average, or the raw weights.
     """
     tensors = checkpoint.weights(ema)
-    if checkpoint.format in ("score_sde_flax", "native"):
+    if checkpoint.format in ("score_sde_flax", "distillation_flax", "native"):
         return tensors
     if any(name.removeprefix(PARALLEL).startswith("all_modules.") for name in tensors):
         return flax_names(tensors, module_order)

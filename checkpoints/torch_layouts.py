@@ -4,6 +4,7 @@
   `shadow_params` is a list without names: the trainable parameters in the order of `model`. The `sigmas` buffer and the
   frozen Fourier frequencies `W` are not in it, so with a Fourier network every entry is one place away from where it
   seems to belong.
+* The unofficial progressive-distillation program: {"G": state_dict, "n_timesteps", "time_scale"}.
 * guided-diffusion (ADM) and many others: a bare state_dict.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.base import Checkpoint, Tensors
-from checkpoints.names import BUFFERS
+from checkpoints.names import BUFFERS, PARALLEL
 from checkpoints.torch_pickle import Tensor, load, to_numpy
 
 
@@ -28,6 +29,8 @@ def read(path: Path) -> Checkpoint:
         return Checkpoint("openai_torch" if adm else "torch_state_dict", raw, None, None, None, path, {}, ())
     if isinstance(tree, dict) and _is_state_dict(tree.get("model")):
         return _score_sde(tree, path)
+    if isinstance(tree, dict) and _is_state_dict(tree.get("G")) and {"n_timesteps", "time_scale"} <= set(tree):
+        return _student(tree, path)
     found = (
         f"a dict with the keys {sorted(map(str, tree))[:10]}" if isinstance(tree, dict) else f"a {type(tree).__name__}"
     )
@@ -53,6 +56,17 @@ def _score_sde(tree: Mapping[str, Any], path: Path) -> Checkpoint:
     return Checkpoint(
         "score_sde_torch", raw, ema, None, step if isinstance(step, int) else None, path, extra, tuple(notes)
     )
+
+
+def _student(tree: Mapping[str, Any], path: Path) -> Checkpoint:
+    """`config` holds the two numbers: how many steps the student takes, and their length in its first teacher's."""
+    raw = {name.removeprefix(PARALLEL): tensor for name, tensor in _arrays(tree["G"], str(path)).items()}
+    steps = {key: tree[key] for key in ("n_timesteps", "time_scale")}
+    for key, value in steps.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{path}: {key} is {value!r}, not a positive number.")
+    note = "The file has one set of weights."
+    return Checkpoint("distillation_torch", raw, None, steps, None, path, {}, (note,))
 
 
 def _named_ema(shadow: Any, raw: Tensors, source: str) -> Tensors:

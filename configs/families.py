@@ -93,6 +93,28 @@ def ddpm_256() -> ConfigDict:
     return config
 
 
+def v_diffusion() -> ConfigDict:
+    """The U-Net of progressive distillation (Salimans and Ho 2022) under the cosine VP process, 32 px; predicts x0."""
+    config = base.get_config()
+    config.sde.update(name="cosinevpsde", num_scales=1024)
+    config.model.update(
+        name="v_diffusion",
+        told="sigma",
+        predicts="x0",
+        nf=256,
+        ch_mult=(1, 1, 1),
+        num_res_blocks=3,
+        attn_resolutions=(8, 16),
+        num_head_channels=-1,
+        dropout=0.2,
+    )
+    with config.unlocked():
+        config.model.update(emb_ch=1024, head="single", logsnr_input="inv_cos")
+    config.data.centered = True
+    config.sampling.update(method="ddim", grid="time_uniform", num_steps=0)
+    return config
+
+
 def ncsnv2(num_scales: int, snr: float) -> ConfigDict:
     """NCSNv2 (Song and Ermon 2020): a RefineNet told the index of a noise level, annealed Langevin dynamics only."""
     config = base.get_config()

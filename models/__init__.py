@@ -14,7 +14,9 @@ from models.edm_unet import DhariwalUNet, SongUNet
 from models.layers import Downsample, Upsample
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
+from models.pd_unet import PDUNet
 from models.unet2d import UNet2D
+from models.v_diffusion import VDiffusionUNet
 
 NETWORKS = {
     "ncsnpp": NCSNpp,
@@ -24,6 +26,8 @@ NETWORKS = {
     "song_unet": SongUNet,
     "dhariwal_unet": DhariwalUNet,
     "unet2d": UNet2D,
+    "v_diffusion": VDiffusionUNet,
+    "pd_unet": PDUNet,
 }
 
 
