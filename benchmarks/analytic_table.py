@@ -4,8 +4,8 @@ python -m benchmarks.analytic_table --workdir out/analytic [--sizes 32,256,1024]
 
 On a Gaussian every update is linear in x, so the variance of every frequency can be followed through the whole run
 without drawing an image: P <- gain^2 P + noise^2, with the Langevin step from the norms that so many pixels have
-(their relative spread is 1/sqrt(pixels)). `variances` does that with the very rows the sampler runs. `--sampled` draws
-images as well, at those sizes, to compare the figures with and to take seconds.
+(their relative spread is 1/sqrt(pixels)). `benchmarks.gaussian.variances` does that with the very rows the sampler
+runs. `--sampled` draws images as well, at those sizes, to compare the figures with and to take seconds.
 
 Columns are the iterations of the published figure (2000, 200, 133, 100, 66), two network calls each. Then the fewest
 iterations at which a mode is as good as the plain sampler with 2000, or has an error of 5 %: the measured speed-up. A
@@ -23,6 +23,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 import run_lib
+from benchmarks.gaussian import variances
 from builders.analytic import natural_variance
 from builders.model import create_sde
 from builders.samplers import create_levels, create_preconditioner, predictor_corrector_settings
@@ -36,7 +37,6 @@ from reports.grids import comparison_grid
 from reports.images import write_png
 from reports.plots import plot_spectra
 from sampling import predictor_corrector
-from sampling.predictor_corrector import Rows
 
 _WORKDIR = flags.DEFINE_string("workdir", "out/analytic", "Rows and pictures go here.")
 _SIZES = flags.DEFINE_list("sizes", ["32", "256", "1024"], "Pixels a side.")
@@ -74,28 +74,6 @@ def config_for(size: int, name: str, iterations: int) -> ConfigDict:
     config.sampling.update(METHODS[name] | {"speed_up": config.sde.num_scales / iterations, "snr": SNR[size]})
     config.sampling.microbatch = max(1, min(16, 2**16 // size**2))
     return config
-
-
-def variances(table: Rows, sde, start: np.ndarray, m: np.ndarray, data: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """The variance of each mode after the run, float64.
-
-    Args:
-      table: the rows of the sampler.
-      start: variances of the first state; m: multipliers; data: variances of the data; count: how many real
-        coefficients share each mode, all [modes].
-    """
-    current = start.copy()
-    for n in range(len(table.t)):
-        alpha, sigma = sde.alpha(table.t[n]), sde.sigma(table.t[n])
-        slope = -1 / (alpha**2 * data + sigma**2)  # the exact score is slope x
-        filtered = m if table.filtered[n] else np.ones_like(m)
-        inner = table.pre_state[n] + table.pre_score[n] * slope
-        norms = np.sum(count * filtered**2), np.sum(count * filtered**4 * inner**2 * current)
-        step = table.drift[n] + (table.relative[n] * norms[0] / norms[1] if table.relative[n] else 0.0)
-        gain = table.state[n] + table.score[n] * slope + step * filtered**2 * inner
-        noise = (table.noise[n] + np.sqrt(2 * (step - table.drift[n]))) * table.noisy[n]
-        current = gain**2 * current + (filtered * noise) ** 2
-    return current
 
 
 def final_variances(config: ConfigDict) -> np.ndarray:
