@@ -7,7 +7,7 @@ a step of the 1024 that its first teacher knew.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ def _conv(features: int, size: int, name: str, dtype: Any, stride: int = 1) -> n
 def _plain_norm(x: jax.Array, groups: int) -> jax.Array:
     """Group normalisation without scale and shift of its own, which the embedding supplies."""
     unit = {"scale": jnp.ones(x.shape[-1]), "bias": jnp.zeros(x.shape[-1])}
-    return GroupNorm(groups, 1e-5, parent=None).apply({"params": unit}, x)
+    return cast(jax.Array, GroupNorm(groups, 1e-5, parent=None).apply({"params": unit}, x))
 
 
 class ResBlock(nn.Module):

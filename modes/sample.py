@@ -38,9 +38,12 @@ def plan(model: Model, sampler: Sampler, count: int) -> str:
     if sampling.method in ("pc", "pds"):
         steps = f"{num_updates(sampler) // predictor_corrector_settings(config).steps_per_level()} levels"
     gradients = f"{sampler.gradient_calls} gradient calls and " if sampler.gradient_calls else ""
+    calls = str(sampler.nfe)
+    if sampler.calls:
+        steps, calls = f"{sampling.ode.solver} to {sampling.ode.rtol:g}", "as many as that takes"
     return (
         f"{config.model.name} ({size}), {model.shape[0]} px, {method}, {steps}, "
-        f"{gradients}{sampler.nfe} network calls an image, {count} images, seed {config.seed}, "
+        f"{gradients}{calls} network calls an image, {count} images, seed {config.seed}, "
         f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
 
@@ -66,7 +69,7 @@ def run(request: Request) -> None:
         "weights": model.weights_hash,
     } | condition_settings(config)
     session = {"command": sys.argv, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "seeds": len(seeds)}
-    text = {"seed": config.seed, "method": config.sampling.method, "calls": sampler.nfe, "weights": model.weights_hash}
+    text = {"seed": config.seed, "method": config.sampling.method, "weights": model.weights_hash}
     text |= {"config": repeat.settings_text(config)}
     with RunFolder(folder_path, settings, session) as folder:
         pending = set(folder.missing(seeds, model.shape))
@@ -77,9 +80,12 @@ def run(request: Request) -> None:
         with Progress(max(1, todo * num_updates(sampler)), "sampling", "update") as progress:
             for group in sample_groups(model, sampler, config, seeds, pending.isdisjoint, progress.update):
                 times.append(time.perf_counter())
-                for index, image in zip(group.indices, to_pixels(model, group.result.images), strict=True):
+                sampler = sampler._replace(nfe=max(sampler.nfe, group.result.nfe))  # an adaptive solver knows it now
+                drawn = group.result
+                calls = [drawn.nfe] * len(group.indices) if drawn.calls is None else drawn.calls.tolist()
+                for index, image, nfe in zip(group.indices, to_pixels(model, drawn.images), calls, strict=True):
                     if index in pending:
-                        folder.write(index, image, text | {"index": index})
+                        folder.write(index, image, text | {"index": index, "calls": nfe})
                 if config.eval.animation and len(times) == 2:
                     frames = [image_grid(to_pixels(model, frame)) for frame in group.result.denoised]
                     write_animation(folder_path / "trajectory.webp", np.stack(frames))
@@ -129,6 +135,8 @@ def caption(model: Model, sampler: Sampler) -> str:
 def gain(model: Model, sampler: Sampler, count: int, seconds: float) -> str:
     """One line after the run: what it took, against the sampler the model was published with."""
     full = model.sde.num_scales * predictor_corrector_settings(model.config).steps_per_level()
+    if not count:
+        return "All images were there already."
     return (
         f"{count} images of {sampler.nfe} network calls each in {format_seconds(seconds)}; "
         f"{full / sampler.nfe:.3g} times fewer calls than the {full} of the predictor-corrector sampler at speed_up 1."

@@ -25,8 +25,8 @@ class Recording:
         return state, (state.y, state.x0)
 
 
-def start_noise(keys: Keys, shape: tuple[int, int, int]) -> Image:
-    """The noise each image starts from, standard normal in float32, [b, h, w, c]."""
+def start_noise(keys: Keys, shape: tuple[int, ...]) -> Image:
+    """The noise each image of `shape` (h, w, c) starts from, standard normal in float32, [b, h, w, c]."""
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 

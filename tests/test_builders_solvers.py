@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from builders import solvers
+from builders import adaptive, solvers
 from builders.draw import image_keys, sample
 from builders.grids import create_grid, prior_scale
 from builders.guidance import METHODS as GUIDED
@@ -123,6 +123,19 @@ def test_a_grid_without_a_meaning_is_refused(spec, changes, message):
         grid_of(spec, **changes)
 
 
+def test_gits_searches_ddim_trajectories_of_images_of_its_own():
+    teacher = grid_of("edm", num_steps=60).s
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(42), 2**32 - 1), 4)
+    y = teacher[0] * np.stack([np.asarray(jax.random.normal(key, (4, 4, 3), jnp.float32)) for key in keys])
+    states, estimates = [y], []
+    for s, s_next in zip(teacher[:-1], teacher[1:], strict=True):
+        estimates.append(MEAN + STD**2 / (STD**2 + s**2) * (states[-1] - MEAN))
+        states.append(estimates[-1] + s_next / s * (states[-1] - estimates[-1]))
+    expected = time_grids.gits(np.stack(states), np.stack(estimates), teacher, 6)
+    model = model_of(grid="gits", num_steps=6, gits_images=4)
+    np.testing.assert_array_equal(create_grid(model, model.config, model.denoiser).s, expected)
+
+
 def test_gits_ends_at_zero_with_as_many_calls_as_asked_and_beats_an_even_grid():
     model = model_of(gits_images=4)
     grid = grid_of("gits", num_steps=6)
@@ -150,6 +163,6 @@ def test_an_unknown_method_lists_the_new_names_too():
 
 
 def test_every_solver_has_a_config_of_its_own():
-    assert set(methods.SOLVERS) == {*solvers.METHODS, *GUIDED}
+    assert set(methods.SOLVERS) == {*solvers.METHODS, *GUIDED, adaptive.METHOD}
     for name in methods.SOLVERS:
         assert methods.apply(base_config.get_config(), name).sampling.method == name

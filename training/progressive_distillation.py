@@ -240,7 +240,13 @@ class Conditions(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("settings", "conditions"))
 def _from_images(
-    settings: Distillation, conditions: Conditions, teacher: Denoiser, x0: Image, s: Table, weights: Table, keys: Keys
+    settings: Distillation,
+    conditions: Conditions,
+    teacher: Denoiser,
+    x0: Image,
+    s: jax.Array,
+    weights: jax.Array,
+    keys: Keys,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     s, weights = s.astype(x0.dtype), weights.astype(x0.dtype)
     noise = denoising.start_noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), x0.shape[1:])
@@ -292,16 +298,16 @@ def _from_paths(
     shape: tuple[int, int, int],
     teacher: Denoiser,
     prior_scale: float,
-    s: Table,
-    weights: Table,
+    s: jax.Array,
+    weights: jax.Array,
     keys: Keys,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     given = conditions.draw(keys)
     noise = denoising.start_noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), shape)
 
     def step(y: Image, row: tuple[jax.Array, jax.Array]):
-        of_step = (jnp.repeat(part[None], len(y), axis=0).astype(y.dtype) for part in row)
-        batch, bad, y_next = _batch(settings, teacher, y, *of_step, given)
+        of_path, of_weights = (jnp.repeat(part[None], len(y), axis=0).astype(y.dtype) for part in row)
+        batch, bad, y_next = _batch(settings, teacher, y, of_path, of_weights, given)
         return y_next, (batch, bad)
 
     _, (batches, bad) = jax.lax.scan(step, prior_scale * noise, (s, weights))

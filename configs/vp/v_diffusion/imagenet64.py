@@ -1,6 +1,6 @@
 """The teacher of progressive distillation and of DSNO on ImageNet, 64 px: 1000 classes, heads for x0 and eps.
 
-    python main.py --config configs/vp/v_diffusion/imagenet64.py --checkpoint imagenet_original --workdir W \
+    python main.py --config configs/vp/v_diffusion/imagenet64.py --workdir W --checkpoint imagenet_original \
         --steps 64 --labels 207
 
 Published (Salimans and Ho 2022, figure): its students FID 2.96 in 8 steps, 3.89 in 4, 7.36 in 2 and 16.0 in one. The
