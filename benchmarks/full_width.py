@@ -20,6 +20,7 @@ from absl import app, flags
 
 import models
 import run_lib
+from benchmarks.random_weights import random_weights
 from builders.model import create_network
 from checkpoints import fitting, names
 from masks.files import write_mask
@@ -27,17 +28,6 @@ from masks.files import write_mask
 _WORKDIR = flags.DEFINE_string("workdir", "out/full_width", "The checkpoint, the masks and the image go here.")
 _CONFIG = flags.DEFINE_string("model_config", "configs/ve/ffhq_ncsnpp_continuous.py", "The model.")
 _LEVELS = flags.DEFINE_integer("levels", 2, "Noise levels to run, two network calls each.")
-
-
-def random_weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Kernels of variance 1 / fan-in, scales of 1, biases of 0: activations keep their size through the network."""
-    generator, weights = np.random.default_rng(seed), {}
-    for name, shape in shapes.items():
-        if len(shape) > 1:
-            weights[name] = generator.normal(size=shape).astype(np.float32) / np.sqrt(np.prod(shape[:-1]))
-        else:
-            weights[name] = np.full(shape, float(name.endswith("scale")), np.float32)
-    return weights
 
 
 def write_checkpoint(path: Path, tensors: dict[str, np.ndarray]) -> None:

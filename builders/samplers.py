@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 import precond
 import sde_lib
-from builders import adaptive, solvers
+from builders import adaptive, solvers, students
 from builders.conditions import (
     Take,
     begin_at,
@@ -30,6 +30,8 @@ from builders.grids import create_grid, prior_scale
 from builders.guidance import METHODS as GUIDED
 from builders.guidance import create_guided_sampler
 from builders.model import Model
+from builders.student_samplers import create_grid as create_student_grid
+from builders.student_samplers import create_student_sampler
 from configs import check
 from data import conditions
 from masks.files import Kind, read_mask
@@ -84,10 +86,14 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     sampling, guided = config.sampling, config.guidance.kind != "none"
     _check_method(sampling.method)
     check.validate_sampling(config)
+    students.check(config)
     given = network_conditions(model, config)
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
         sampler_of = functools.partial(_create_predictor_corrector, config, record)
+    elif sampling.method in students.METHODS:
+        grid = create_student_grid(config)
+        sampler_of = functools.partial(_create_student, config, grid, record)
     elif sampling.method == adaptive.METHOD:
         grid = adaptive.ends(model, config)
         sampler_of = functools.partial(_create_adaptive, config, record)
@@ -111,7 +117,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
 
 
 def _check_method(method: str) -> None:
-    known = sorted({"pc", "pds", adaptive.METHOD, *solvers.METHODS, *GUIDED})
+    known = sorted({"pc", "pds", adaptive.METHOD, *students.METHODS, *solvers.METHODS, *GUIDED})
     if method not in known:
         # The published README of splitting says stps4, which the published program takes for ancestral sampling.
         close = difflib.get_close_matches(method, known, 1)
@@ -125,6 +131,10 @@ def _create_predictor_corrector(config: ConfigDict, record: bool, model: Model, 
 
 def _create_adaptive(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:
     return adaptive.create_adaptive_sampler(model, config, record)
+
+
+def _create_student(config: ConfigDict, grid: TimeGrid, record: bool, model: Model, take: Take) -> Sampler:
+    return create_student_sampler(model, config, grid, record)
 
 
 def _create_unguided(config: ConfigDict, grid: TimeGrid, record: bool, model: Model, take: Take) -> Sampler:

@@ -1,9 +1,11 @@
 """What a distilled student's file says about sampling it, put into the config."""
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from checkpoints import Checkpoint
 
+METHODS = ("distilled", "consistency")
 LONGEST = 512  # steps; a file that says more holds a first teacher, which any number of steps suits
 
 
@@ -12,6 +14,7 @@ def follow(config: ConfigDict, stored: Checkpoint) -> None:
 
     Raises ValueError when another number of steps is asked for.
     """
+    _follow_ours(config, stored)
     steps, asked = stored.extra.get("num_sample_steps"), config.sampling.num_steps
     if not steps:
         return
@@ -23,3 +26,49 @@ def follow(config: ConfigDict, stored: Checkpoint) -> None:
     config.sampling.num_steps = asked or steps
     with config.unlocked():
         config.sde.end_time = 1 / config.sampling.num_steps
+
+
+def _follow_ours(config: ConfigDict, stored: Checkpoint) -> None:
+    """Copies what a student's file of ours says into config.student and config.sampling; refuses other steps."""
+    said = stored.extra.get("student")
+    if not said:
+        return
+    config.student.update({key: said[key] for key in config.student})
+    student, asked = config.student, config.sampling.num_steps
+    if config.sampling.method != student.method:
+        logging.info("%s holds a student: --method=%s.", stored.path.name, student.method)
+    config.sampling.update(method=student.method, grid=student.grid, num_steps=asked or student.num_steps)
+    config.eval.compare = ""  # whatever sampler is compared with, it would call the network at other noise scales
+    check(config)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ValueError when config.sampling asks for what config.student does not know, or for a student of none."""
+    sampling, student = config.sampling, config.student
+    if sampling.method in METHODS and student.method != sampling.method:
+        trainer = "progressive_distillation" if sampling.method == "distilled" else "consistency"
+        raise ValueError(
+            f"--method={sampling.method} calls a student, and this file holds {student.method or 'none'}; make one "
+            f"with --mode=train --config FILE:{trainer}, or choose another method."
+        )
+    if not student.method:
+        return
+    scales = student.grid.split(",")[:-1]
+    known = f"noise scales {', '.join(f'{float(s):.3g}' for s in scales)} and no others"
+    if sampling.method != student.method:
+        raise ValueError(
+            f"--method={sampling.method}: this file holds a student ({student.method}) that was trained at the "
+            f"{known}; leave --method out, or sample its teacher."
+        )
+    n, asked = student.num_steps, sampling.num_steps
+    if asked not in (0, n) if student.method == "distilled" else asked > n:
+        most = "" if student.method == "distilled" else "at most "
+        raise ValueError(
+            f"--steps={asked}: this student takes {most}{n} steps, for it was trained at the {known}; leave --steps "
+            "out, or distill one for that number."
+        )
+    if config.guidance.kind != "none" or sampling.start_image or sampling.latents:
+        raise ValueError(
+            f"A student ({student.method}) goes from noise to images and takes neither guidance nor a start image; "
+            "sample its teacher for these."
+        )

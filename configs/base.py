@@ -26,6 +26,9 @@ def get_config() -> ConfigDict:
             "training": _training(),
             "optim": _optim(),
             "classifier": _classifier(),
+            "distill": _distill(),
+            "consistency": _consistency(),
+            "student": _student(),
         }
     )
 
@@ -245,7 +248,7 @@ def _optim() -> dict:
         "warmup": 5000,  # updates of linear warm-up
         "grad_clip": 1.0,  # largest global norm; 0 does not clip
         "weight_decay": 0.0,
-        "schedule": "constant",  # after the warm-up: "constant", or "cosine" down to 0 at training.num_steps
+        "schedule": "constant",  # after the warm-up: "constant", "cosine" or "linear", down to 0 at training.num_steps
     }
 
 
@@ -259,6 +262,48 @@ def _classifier() -> dict:
         "attn_resolutions": (8,),  # image sizes (pixels) at which self-attention follows the blocks
         "num_head_channels": 32,  # channels of an attention head
         "pool": "attention",  # from features to logits: "attention", "adaptive", "spatial" or "spatial_v2"
+    }
+
+
+def _distill() -> dict:
+    """Teachers of students: progressive distillation, and where consistency training takes its paths from."""
+    return {
+        "teacher": "",  # weight file; "" takes --checkpoint, or else the file that the config samples
+        "start_steps": 64,  # steps of the first teacher, or of the paths of consistency training
+        "end_steps": 4,  # steps of the last student
+        "factor": 2,  # steps of a teacher that one step of its student replaces; published: 2
+        "grid": "edm",  # of the first teacher: a name as in sampling.grid, or "time", even in SDE time, as published
+        "solver": "ddim",  # of the first teacher: "ddim", or "heun" with two calls a step
+        "updates": (),  # of each stage; () is training.num_steps for all of them
+        "data": "images",  # of targets: "images" of data.source, or "teacher", its own paths, which need none
+        "weighting": "snr_trunc",  # of the squared error of x0: "constant", "snr", "snr_trunc" (published) or "v"
+        "target": "two_step",  # "x2": the teacher's last estimate, as the unofficial program has it
+        "clip": False,  # the teacher's estimates to the data range
+        "predicts": "",  # of the student, where not as its teacher: "x0", "eps", "v", or "edm", under EDM's scaling
+    }
+
+
+def _consistency() -> dict:
+    """Consistency training (`training.consistency.ConsistencyLoss`); noise scales in units of [-1, 1] data."""
+    return {
+        "huber": 0.03,  # c of the pseudo-Huber distance
+        "weighting": "inverse_gap",  # of the distance: "inverse_gap" (published) or "ones"
+        "shrink": 2.0,  # factor by which the gap between two points narrows at each doubling
+        "doubling_steps": 10_000,  # updates between two narrowings; 0: targets are the ends of paths throughout
+        "mean": -1.1,  # of log s, for paths through images
+        "std": 2.0,  # of log s
+        "teacher_step": False,  # paths through images: step by the teacher (distillation), not along the noise (tuning)
+        "mids": (0.8,),  # noise scales of the calls after the first
+    }
+
+
+def _student() -> dict:
+    """What a student's file says of how it is called; written by training, never by hand."""
+    return {
+        "method": "",  # "distilled" or "consistency"; "" for a model that takes any steps
+        "num_steps": 0,  # network calls it is made for; the most, for "consistency"
+        "grid": "",  # noise scales of its calls and the end, 0
+        "s_min": 0.0,  # "consistency": noise scale at which it returns what it is given
     }
 
 

@@ -77,6 +77,32 @@ METHODS: dict[str, dict] = {
         },
         "optim": {"lr": 1e-3, "warmup": 100, "weight_decay": 0.05, "schedule": "cosine"},
     },
+    # --mode=train: fewer and fewer steps, half of them at a time, as published for CIFAR-10. A student's own file says
+    # how it is sampled.
+    "progressive_distillation": {
+        "training": {
+            "method": "progressive_distillation",
+            "batch_size": 128,
+            "microbatch": 0,
+            "num_steps": 50_000,
+            "ema_rate": 0.0,
+        },
+        "optim": {"lr": 5e-5, "warmup": 0, "grad_clip": 1.0, "weight_decay": 0.0, "schedule": "linear"},
+    },
+    # --mode=train: one that needs a call or two. The same name samples it.
+    "consistency": {
+        "sampling": {"method": "consistency"},
+        "eval": {"compare": ""},
+        "training": {
+            "method": "consistency",
+            "batch_size": 128,
+            "microbatch": 0,
+            "num_steps": 80_000,
+            "ema_rate": 0.999,
+        },
+        "optim": {"lr": 1e-4, "warmup": 0, "grad_clip": 1.0, "weight_decay": 0.0, "schedule": "constant"},
+    },
+    "distilled": {"sampling": {"method": "distilled"}, "eval": {"compare": ""}},
     **{name: {"sampling": {"method": name}} for name in SOLVERS},
     **TASKS,
     **{alias: TASKS[name] for alias, name in ALIASES.items()},

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from builders.config import apply_overrides, resolve_config
-from modes import train_classifier, train_score_matching
+from modes import train_classifier, train_consistency, train_progressive_distillation, train_score_matching
 from modes.request import Request, workdir_of
 
 TRAINERS: dict[str, Callable[..., None]] = {
     "score_matching": train_score_matching.train,
     "classifier": train_classifier.train,
+    "progressive_distillation": train_progressive_distillation.train,
+    "consistency": train_consistency.train,
 }
 
 

@@ -66,6 +66,11 @@ def test_cosine_ends_at_zero_after_the_last_update():
     assert abs(found[-1]) < 1e-12
 
 
+def test_linear_falls_evenly_to_zero():
+    found = sizes(optimizer(warmup=2, schedule="linear"), 11, 1.0)
+    np.testing.assert_allclose(found, [0.05, 0.1, *(0.1 * (1 - np.arange(9) / 8))], rtol=1e-6, atol=1e-12)
+
+
 def test_clipping_bounds_the_gradient_and_decay_pulls_to_zero():
     clipped = optimizer(grad_clip=0.5)
     state = clipped.update({"w": jnp.array([3.0, 4.0])}, clipped.init(PARAMS), PARAMS)[1]
@@ -77,8 +82,8 @@ def test_clipping_bounds_the_gradient_and_decay_pulls_to_zero():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="config.optim.schedule='linear' is unknown"):
-        optimizer(schedule="linear")
+    with pytest.raises(ValueError, match="config.optim.schedule='step' is unknown"):
+        optimizer(schedule="step")
     with pytest.raises(ValueError, match="batch_size=4 is not a multiple of config.training.microbatch=3"):
         settings_of(1, microbatch=3)
 

@@ -67,12 +67,17 @@ def create_optimizer(
     schedule: str,
     num_steps: int,
 ) -> optax.GradientTransformation:
-    """Adam with linear warm-up and global-norm clipping, as score_sde trains; "cosine" decays to 0 at num_steps."""
-    if schedule not in ("constant", "cosine"):
-        raise ValueError(f"config.optim.schedule={schedule!r} is unknown; choose 'constant' or 'cosine'.")
+    """Adam with linear warm-up and global-norm clipping, as score_sde trains.
+
+    "cosine" and "linear" fall to 0 at num_steps.
+    """
+    if schedule not in ("constant", "cosine", "linear"):
+        raise ValueError(f"config.optim.schedule={schedule!r} is unknown; choose 'constant', 'cosine' or 'linear'.")
     after = optax.constant_schedule(lr)
     if schedule == "cosine":
         after = optax.cosine_decay_schedule(lr, max(num_steps - warmup, 1))
+    elif schedule == "linear":
+        after = optax.linear_schedule(lr, 0.0, max(num_steps - warmup, 1))
     # The first update already moves: step n of the warm-up uses lr (n + 1) / warmup.
     ramp = optax.linear_schedule(lr / max(warmup, 1), lr, max(warmup - 1, 1))
     rate = optax.join_schedules([ramp, after], [warmup]) if warmup else after

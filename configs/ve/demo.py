@@ -13,6 +13,7 @@ from configs import base, methods
 def get_config(method: str = "") -> ConfigDict:
     config = base.get_config()
     config.checkpoint = "demo/flowers32.safetensors"
+    config.distill.teacher = "demo/flowers32.safetensors"
     config.guidance.classifier = "demo/flowers32_classifier.safetensors"
     # In few steps this network leaves too much variance, which the bias of "paper" takes away: docs/results.md.
     config.sampling.update(
@@ -46,4 +47,28 @@ def get_config(method: str = "") -> ConfigDict:
     )
     config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
     config.seed = 0
-    return methods.apply(config, method)
+    return TRAINING.get(method, _as_it_is)(methods.apply(config, method))
+
+
+def _as_it_is(config: ConfigDict) -> ConfigDict:
+    return config
+
+
+def _distillation(config: ConfigDict) -> ConfigDict:
+    """Eight steps of Heun become four, from the teacher's own paths."""
+    config.distill.update(data="teacher", start_steps=8, end_steps=4, solver="heun")
+    config.training.update(batch_size=16, num_steps=400, ema_rate=0.99, log_every=10, checkpoint_every=20)
+    config.optim.update(lr=4e-4, warmup=20, schedule="cosine")
+    return config
+
+
+def _consistency(config: ConfigDict) -> ConfigDict:
+    """The ends of the teacher's own paths of eight steps of Heun, in one call."""
+    config.distill.update(data="teacher", start_steps=8)
+    config.consistency.update(doubling_steps=0, weighting="ones")
+    config.training.update(batch_size=16, num_steps=400, ema_rate=0.99, log_every=10, checkpoint_every=20)
+    config.optim.update(lr=4e-4, warmup=20, schedule="cosine")
+    return config
+
+
+TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency}
