@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -250,12 +251,15 @@ def dpmpp(grid: TimeGrid, order: int = 3) -> Coefficients:
     return _x0_table(grid, grid.s[1:] / grid.s[:-1], assemble(orders, HISTORY, weights))
 
 
-def unipc(grid: TimeGrid, order: int = 3, variant: str = "bh2") -> Coefficients:
+def unipc(grid: TimeGrid, order: int = 3, variant: str = "bh2", published_gradient: bool = False) -> Coefficients:
     """UniPC on x0 (Zhao et al. 2023, "UniPC: A unified predictor-corrector framework"). Orders 1-3.
 
     UniP-k predicts the next point; UniC-k corrects it with the network call that the next step makes there anyway, so
     N steps cost N calls; the last point is not corrected. `variant` is B(h): h for "bh1", e^h - 1 for "bh2". The order
     falls to 1 at the last step.
+
+    `published_gradient` leaves the matrix of the order conditions out of gradients with respect to the grid, as the
+    published LD3 program does by accident; it changes no value.
     """
     _check_order("unipc", order, "1, 2 or 3", order in (1, 2, 3), grid.num_steps)
     if variant not in ("bh1", "bh2"):
@@ -263,11 +267,10 @@ def unipc(grid: TimeGrid, order: int = 3, variant: str = "bh2") -> Coefficients:
     n = grid.num_steps
     orders = rising_and_falling_orders(n, order)
     ratio = grid.s[1:] / grid.s[:-1]
-    predict = assemble(orders, HISTORY, functools.partial(_unipc_predictor, grid.s, variant))
+    conditions = (grid.s, variant, published_gradient)
+    predict = assemble(orders, HISTORY, functools.partial(_unipc_predictor, *conditions))
     # Row n corrects step n - 1; its history holds one value more.
-    corrections = (
-        assemble(orders[:-1], HISTORY, functools.partial(_unipc_correction, grid.s, variant)) if n > 1 else None
-    )
+    corrections = assemble(orders[:-1], HISTORY, functools.partial(_unipc_correction, *conditions)) if n > 1 else None
     xp = array_module(grid.s)
     first = xp.zeros((1, HISTORY))
     correct = first if corrections is None else xp.concatenate([first, corrections])
@@ -281,7 +284,7 @@ class _UniPCWeights(NamedTuple):
     corrector: Array  # [m, k] the same, and last on the difference to the new point
 
 
-def _unipc_weights(s: Array, variant: str, k: int, steps: np.ndarray) -> _UniPCWeights:
+def _unipc_weights(s: Array, variant: str, frozen: bool, k: int, steps: np.ndarray) -> _UniPCWeights:
     """Solves the order conditions sum_j rho_j^(i-1) w_j = i! h phi_{i+1}(h)/B(h), i = 1 .. k, with h = lam - lam'."""
     xp = array_module(s)
     lam = -xp.log(s[: steps[-1] + 2])
@@ -291,6 +294,7 @@ def _unipc_weights(s: Array, variant: str, k: int, steps: np.ndarray) -> _UniPCW
     rho = (history_nodes(lam, steps, k)[:, 1:] - start[:, None]) / -h[:, None]
     nodes = xp.concatenate([rho, xp.ones((len(steps), 1))], axis=1)
     powers = xp.stack([nodes**i for i in range(k)], axis=1)
+    powers = jax.lax.stop_gradient(powers) if frozen else powers
     moments = xp.stack([math.factorial(i) * h * phi(i + 1, h) / base for i in range(1, k + 1)], axis=1)
 
     def solve(size):
@@ -308,19 +312,19 @@ def _on_values(weights: Array, rho: Array) -> Array:
     return xp.concatenate([-xp.sum(weights / rho, axis=1, keepdims=True), weights / rho], axis=1)
 
 
-def _unipc_predictor(s: Array, variant: str, k: int, steps: np.ndarray) -> Array:
+def _unipc_predictor(s: Array, variant: str, frozen: bool, k: int, steps: np.ndarray) -> Array:
     xp = array_module(s)
     row = (1 - s[steps + 1] / s[steps])[:, None]
     if k == 1:
         return row
-    w = _unipc_weights(s, variant, k, steps)
+    w = _unipc_weights(s, variant, frozen, k, steps)
     return xp.pad(row, ((0, 0), (0, k - 1))) - w.base[:, None] * _on_values(w.predictor, w.rho)
 
 
-def _unipc_correction(s: Array, variant: str, k: int, steps: np.ndarray) -> Array:
+def _unipc_correction(s: Array, variant: str, frozen: bool, k: int, steps: np.ndarray) -> Array:
     """What the corrector changes about the prediction: a row on the new x0, then on the history it was made from."""
     xp = array_module(s)
-    w = _unipc_weights(s, variant, k, steps)
+    w = _unipc_weights(s, variant, frozen, k, steps)
     new = w.corrector[:, -1:]
     old = _on_values(w.corrector[:, :-1] - w.predictor, w.rho)
     old = xp.concatenate([old[:, :1] - new, old[:, 1:]], axis=1)
