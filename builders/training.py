@@ -1,7 +1,8 @@
 """From config.training, config.optim and config.data to what every trainer needs: images, optimiser, the loop."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,29 @@ def run_loop(
     """
     settings = loop_settings(config)
     optimizer = loop.create_optimizer(num_steps=settings.num_steps, **config.optim.to_dict())
-    with Progress(settings.num_steps, what, "update") as progress:
+    with Progress(settings.num_steps, what, "update") as progress, _curve(config, folder) as curve:
         last = [0]
 
         def on_progress(step: int, loss: float) -> None:
             progress.update(step - last[0])
             last[0] = step
+            curve(step, loss)
 
         start = create_state(params, optimizer)
         state = loop.train(loss, optimizer, settings, start, batches, config.seed, folder, snapshot, on_progress)
     snapshot(jax.block_until_ready(state))
     return state
+
+
+@contextlib.contextmanager
+def _curve(config: ConfigDict, folder: Path) -> Iterator[Callable[[int, float], None]]:
+    """What draws the loss in TensorBoard, if config.training.tensorboard asks for it."""
+    if not config.training.tensorboard:
+        yield lambda step, loss: None
+        return
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError('config.training.tensorboard=True needs tensorboardX: pip install ".[tb]".') from error
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        yield lambda step, loss: writer.add_scalar("loss", loss, step)

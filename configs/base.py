@@ -236,6 +236,7 @@ def _training() -> dict:
         "log_every": 50,  # updates between lines of the log
         "sample_every": 10_000,  # updates between sample grids
         "checkpoint_every": 10_000,  # updates between checkpoints
+        "tensorboard": False,  # besides the JSON lines, losses in W/tensorboard; needs the extra "tb"
     }
 
 

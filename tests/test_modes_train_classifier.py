@@ -1,6 +1,8 @@
 """--mode=train --config FILE:classifier, from class folders to a file that guides a model; and what is refused."""
 
 import json
+import sys
+import types
 
 import jax
 import numpy as np
@@ -81,6 +83,32 @@ def test_a_classifier_of_another_size_or_none_at_all_is_refused(workdir, tmp_pat
     native.write(other, {"a": np.zeros(2, np.float32)}, base_config.get_config().to_dict())
     with pytest.raises(ValueError, match="holds no classifier of noisy images"):
         load_classifier(other, model_of(8))
+
+
+def test_losses_go_to_tensorboard_on_request(pictures, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            written.append("closed")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step, value > 0))
+
+    config = config_of(pictures)
+    config.training.tensorboard = True
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # not installed
+    with pytest.raises(ImportError, match=r'needs tensorboardX: pip install "\.\[tb\]"'):
+        train.run(Request(config, tmp_path))
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    train.run(Request(config, tmp_path))
+    assert written == [str(tmp_path / "tensorboard"), ("loss", 1, True), ("loss", 2, True), "closed"]
 
 
 def test_images_without_classes_are_refused(pictures, tmp_path):
