@@ -61,8 +61,8 @@ class Schedule:
 
     @property
     def method(self) -> str:
-        """What it is called on the command line: "gs" with corrections from the whole history, else "ld3"."""
-        return "gs" if "on_states" in self.coefficients else "ld3"
+        """On the command line: "gs" with corrections from all it has seen, "s4s" with other weights, else "ld3"."""
+        return "gs" if "on_states" in self.coefficients else "s4s" if "predict" in self.coefficients else "ld3"
 
     def settings(self) -> dict[str, Any]:
         """Of the solver."""

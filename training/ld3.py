@@ -285,8 +285,9 @@ def radius(shape: tuple[int, ...], num_steps: int) -> float:
 
 def into_ball(change: Image, radius: float) -> Image:
     """Each image's change [b, h, w, c], shortened to length `radius` where it is longer."""
-    lengths = jnp.sqrt(jnp.sum(change**2, axis=(1, 2, 3), keepdims=True))
-    return change * jnp.minimum(1.0, radius / jnp.maximum(lengths, 1e-30))
+    squares = jnp.sum(change**2, axis=(1, 2, 3), keepdims=True)
+    # Bounded before the root, whose derivative at 0, where every change begins, is infinite.
+    return change * jnp.minimum(1.0, radius / jnp.sqrt(jnp.maximum(squares, 1e-30)))
 
 
 class Objective(NamedTuple):
@@ -306,6 +307,14 @@ class Objective(NamedTuple):
     checkpoint: bool = False
 
 
+def start(objective: Objective, params: Params, noise: Image, position: jax.Array | None) -> Image:
+    """y at the start of the grid, from noise that may have moved within its ball (see `loss`)."""
+    if objective.radius and position is not None and "latents" in params:
+        moved = params["latents"][position] * (objective.radius / np.sqrt(np.prod(noise.shape[1:])))
+        noise = noise + into_ball(moved, objective.radius)
+    return objective.prior_scale * noise
+
+
 def loss(
     objective: Objective,
     space: Space,
@@ -321,17 +330,23 @@ def loss(
     `position` [b]: which rows of params["latents"] belong to the images: how far their noise has moved, in units of
     radius/sqrt(d) a number, for the soft objective. Without them the noise stays what it is, as when sampling.
     """
-    if objective.radius and position is not None and "latents" in params:
-        moved = params["latents"][position] * (objective.radius / np.sqrt(np.prod(noise.shape[1:])))
-        noise = noise + into_ball(moved, objective.radius)
-    y = objective.prior_scale * noise
+    y = start(objective, params, noise, position)
     found = solve(space, student, params, denoiser, y, objective.unrolled, objective.checkpoint)
     return objective.distance(found, target)
 
 
-def frozen(space: Space, params: Params) -> TimeGrid:
-    """The learned grid in float64 NumPy, checked, as it is stored."""
+def frozen(space: Space, student: Student, params: Params) -> tuple[TimeGrid, dict[str, np.ndarray]]:
+    """What is stored: the learned grid, checked, and the coefficients that were learned, in float64 NumPy."""
     with jax.enable_x64(True):
-        found = grid(space, {key: jnp.asarray(np.asarray(value, np.float64)) for key, value in params.items()})
-        s, s_model = (np.asarray(x, np.float64) for x in found)
-    return time_grids.explicit(s, s_model, "the learned grid")
+        wide = {key: jnp.asarray(np.asarray(value, np.float64)) for key, value in params.items() if key != "latents"}
+        s, s_model = (np.asarray(x, np.float64) for x in grid(space, wide))
+        learned = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), rows(space, student, wide))
+        plain = {key: value for key, value in wide.items() if key != "weights"}
+        given = rows(space, student, {key: value for key, value in plain.items() if not key.startswith("on_")})
+        found: dict[str, np.ndarray] = {}
+        if "on_eps" in params:
+            found = {"on_states": learned.on_states, "on_outputs": learned.on_outputs}
+            learned = learned.solver
+        if "weights" in params:
+            found["predict"] = learned.predict - np.asarray(given.predict)
+    return time_grids.explicit(s, s_model, "the learned grid"), found

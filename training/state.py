@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 from flax import serialization
 
 STATE_FILE = "train_state.msgpack"
+State = TypeVar("State", bound=tuple)  # a NamedTuple of arrays, such as `TrainState`
 
 
 class TrainState(NamedTuple):
@@ -27,7 +28,7 @@ def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainS
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
-def save_state(folder: Path, state: TrainState) -> Path:
+def save_state(folder: Path, state: tuple) -> Path:
     """Writes `folder/train_state.msgpack` by rename, so that a crash or a full disk leaves the previous one."""
     path = folder / STATE_FILE
     temporary = path.with_suffix(".tmp")
@@ -40,7 +41,7 @@ def save_state(folder: Path, state: TrainState) -> Path:
     return path
 
 
-def load_state(folder: Path, like: TrainState) -> TrainState | None:
+def load_state(folder: Path, like: State) -> State | None:
     """The saved state with the structure of `like`, or None if there is none.
 
     Raises ValueError if the file belongs to another network or optimiser.
