@@ -17,7 +17,7 @@ from builders.draw import sample, sample_groups, to_pixels
 from builders.model import Model, load
 from builders.own_model import as_k_diffusion
 from builders.samplers import create_sampler
-from modes import convert, evaluate, inspect, masks, prepare, sweep, train
+from modes import convert, evaluate, export, inspect, masks, prepare, sweep, train
 from modes import encode as encode_mode
 from modes import sample as sample_mode
 from modes.request import Request
@@ -48,6 +48,7 @@ MODES: dict[str, Callable[[Request], None]] = {
     "convert": convert.run,
     "inspect": inspect.run,
     "encode": encode_mode.run,
+    "export": export.run,
     "evaluate": evaluate.run,
     "sweep": sweep.run,
 }
@@ -59,7 +60,7 @@ def run(mode: str, request: Request) -> None:
     configure_jax(config.precision if config is not None and "precision" in config else "float32")
     try:
         MODES[mode](request)
-    except (ValueError, FileNotFoundError, OSError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("DEBUG"):
             raise
         sys.exit(f"{type(error).__name__}: {error}")
