@@ -56,7 +56,8 @@ def create_condition(model: Model, config: ConfigDict) -> Condition:
     if kind == "classifier":
         return _classifier(model, config)
     if kind in INVERSE:
-        return _observation(model, config)
+        seen = create_observation(model, config)
+        return Condition(*_likelihood(config, seen.operator, seen.observed, model.shape), given=seen.given)
     if kind in CONTRASTS:
         return _contrast(model, config)
     if kind == "text":
@@ -99,8 +100,16 @@ def _contrast(model: Model, config: ConfigDict) -> Condition:
     return Condition(guide)
 
 
-def _observation(model: Model, config: ConfigDict) -> Condition:
-    """Inpainting, colourisation and super-resolution of the user's images."""
+class Observation(NamedTuple):
+    """The user's images as a linear operator saw them."""
+
+    operator: operators.LinearOperator
+    observed: np.ndarray  # [n, h', w', c'], in the data range
+    given: dict[str, np.ndarray]  # as in `Condition`
+
+
+def create_observation(model: Model, config: ConfigDict) -> Observation:
+    """Inpainting, colourisation and super-resolution: what config.guidance.image and mask leave to be seen."""
     settings, shape = config.guidance, model.shape
     kind, key = settings.kind, "config.guidance.image"
     path = shipped(settings.image)
@@ -119,8 +128,7 @@ def _observation(model: Model, config: ConfigDict) -> Condition:
         small = conditions.read_low_res(path, shape, settings.factor, key)
         large = small.repeat(settings.factor, axis=1).repeat(settings.factor, axis=2)
         observed, given = to_range(small, config), {"given": large}
-    observed = observed.astype(np.float32)
-    return Condition(*_likelihood(config, operator, observed, shape), given=given)
+    return Observation(operator, observed.astype(np.float32), given)
 
 
 def _likelihood(

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 import precond
 import sde_lib
+from array_types import Keys
 from builders import adaptive, solvers, students
 from builders.conditions import (
     Take,
@@ -28,7 +29,7 @@ from builders.conditions import (
 from builders.config import shipped
 from builders.grids import create_grid, prior_scale
 from builders.guidance import METHODS as GUIDED
-from builders.guidance import create_guided_sampler
+from builders.guidance import Observation, create_guided_sampler, create_observation
 from builders.model import Model
 from builders.student_samplers import create_grid as create_student_grid
 from builders.student_samplers import create_student_sampler
@@ -38,7 +39,7 @@ from masks.files import Kind, read_mask
 from models import edm
 from models.denoiser import Denoiser
 from precond.stability import automatic_alpha, stability_warning
-from sampling import predictor_corrector
+from sampling import controllable, predictor_corrector
 from sampling.base import Sampler, TimeGrid
 
 
@@ -90,7 +91,8 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     given = network_conditions(model, config)
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
-        sampler_of = functools.partial(_create_predictor_corrector, config, record)
+        seen = create_observation(model, config) if guided else None
+        sampler_of = functools.partial(_create_predictor_corrector, config, record, seen)
     elif sampling.method in students.METHODS:
         grid = create_student_grid(config)
         sampler_of = functools.partial(_create_student, config, grid, record)
@@ -125,8 +127,18 @@ def _check_method(method: str) -> None:
         raise ValueError(f"--method={method!r} is unknown; choose one of {known}.{hint}")
 
 
-def _create_predictor_corrector(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:
-    return create_predictor_corrector(model, config, record)
+def _create_predictor_corrector(
+    config: ConfigDict, record: bool, seen: Observation | None, model: Model, take: Take
+) -> Sampler:
+    sampler = create_predictor_corrector(model, config, record)
+    if seen is None:
+        return sampler
+
+    def observe(keys: Keys) -> controllable.Observation:
+        return controllable.Observation(seen.operator, jnp.asarray(take._replace(count=len(keys))(seen.observed)))
+
+    levels, settings = create_levels(config, model.sde), predictor_corrector_settings(config)
+    return controllable.create(sampler, settings, model.sde, levels, observe)
 
 
 def _create_adaptive(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:

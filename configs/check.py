@@ -72,7 +72,9 @@ def validate_sampling(config: ConfigDict) -> None:
     sampling, guidance = config.sampling, config.guidance
     langevin = sampling.method in ("pc", "pds")
     stochastic = sampling.method in ("edm", "restart", "sa")
-    if guidance.kind != "none" and (langevin or stochastic):
+    # A predictor-corrector sampler puts an observation back at every level, and follows no gradient.
+    observed = guidance.kind in ("inpainting", "colorization", "super_resolution")
+    if guidance.kind != "none" and (stochastic or (langevin and not observed)):
         raise ValueError(
             f"--method={sampling.method} is stochastic and takes no guidance (config.guidance.kind={guidance.kind!r}); "
             "choose a deterministic method, such as --method=stsp2 --steps=20."

@@ -198,6 +198,20 @@ def test_a_users_encoder_pulls_images_towards_the_prompt(tmp_path):
         sample(model_of(settings | {"prompt": ""}))
 
 
+@pytest.mark.parametrize("kind", ["inpainting", "colorization", "super_resolution"])
+@pytest.mark.parametrize("method", ["pc", "pds"])
+def test_predictor_corrector_samplers_end_at_what_is_seen_of_each_image(pictures, kind, method):
+    model = model_of(settings_of(pictures, kind), method=method, num_steps=6, predictor="reverse_diffusion")
+    drawn = sample(model, {}, range(3))
+    seen = builder.create_observation(model, model.config)
+    found = np.asarray(seen.operator.apply(jnp.asarray(drawn.images)))
+    assert drawn.nfe == 12 and drawn.gradient_calls == 0
+    np.testing.assert_allclose(found, Take(range(3), 3)(seen.observed), atol=1e-4)
+    alone = sample(model, {}, [2]).images[0]
+    np.testing.assert_allclose(alone, drawn.images[2], atol=1e-5)
+    assert np.abs(drawn.images[0] - drawn.images[2]).max() > 0.05, "the free part is drawn"
+
+
 @pytest.mark.parametrize(
     ("guidance", "sampling", "message"),
     [
@@ -211,7 +225,7 @@ def test_a_users_encoder_pulls_images_towards_the_prompt(tmp_path):
         ({"substeps": -1}, {}, "config.guidance.substeps=-1"),
         ({"compat": "oficial"}, {}, "config.guidance.compat='oficial' is unknown"),
         ({}, {"method": "stps4"}, "--method='stps4' is unknown; choose one of .* Did you mean 'stsp4'"),
-        ({}, {"method": "pds"}, "--method=pds is stochastic and takes no guidance"),
+        ({"kind": "classifier"}, {"method": "pds"}, "--method=pds is stochastic and takes no guidance"),
         ({}, {"method": "sa"}, "--method=sa is stochastic and takes no guidance"),
         ({}, {"variant": "bh1"}, "config.sampling.variant does not go with config.guidance"),
         ({}, {"method": "stsp4", "num_steps": 0, "grid": "ddim999999"}, "no integer stride keeps 999999"),
