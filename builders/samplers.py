@@ -29,7 +29,7 @@ from builders.conditions import (
 from builders.config import shipped
 from builders.grids import create_grid, prior_scale
 from builders.guidance import METHODS as GUIDED
-from builders.guidance import Observation, create_guided_sampler, create_observation
+from builders.guidance import create_guided_sampler, create_observation
 from builders.model import Model
 from builders.student_samplers import create_grid as create_student_grid
 from builders.student_samplers import create_student_sampler
@@ -91,8 +91,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     given = network_conditions(model, config)
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
-        seen = create_observation(model, config) if guided else None
-        sampler_of = functools.partial(_create_predictor_corrector, config, record, seen)
+        sampler_of = create_predictor_corrector(model, config, record)
     elif sampling.method in students.METHODS:
         grid = create_student_grid(config)
         sampler_of = functools.partial(_create_student, config, grid, record)
@@ -125,20 +124,6 @@ def _check_method(method: str) -> None:
         close = difflib.get_close_matches(method, known, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"--method={method!r} is unknown; choose one of {known}.{hint}")
-
-
-def _create_predictor_corrector(
-    config: ConfigDict, record: bool, seen: Observation | None, model: Model, take: Take
-) -> Sampler:
-    sampler = create_predictor_corrector(model, config, record)
-    if seen is None:
-        return sampler
-
-    def observe(keys: Keys) -> controllable.Observation:
-        return controllable.Observation(seen.operator, jnp.asarray(take._replace(count=len(keys))(seen.observed)))
-
-    levels, settings = create_levels(config, model.sde), predictor_corrector_settings(config)
-    return controllable.create(sampler, settings, model.sde, levels, observe)
 
 
 def _create_adaptive(config: ConfigDict, record: bool, model: Model, take: Take) -> Sampler:
@@ -190,15 +175,32 @@ def predictor_corrector_settings(config: ConfigDict) -> predictor_corrector.Pred
     return predictor_corrector.PredictorCorrector(**{field.name: config.sampling[field.name] for field in fields})
 
 
-def create_predictor_corrector(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
-    """Methods pc and pds: stochastic, with or without a preconditioner."""
+def create_predictor_corrector(
+    model: Model, config: ConfigDict, record: bool = False
+) -> Callable[[Model, Take], Sampler]:
+    """Methods pc and pds: stochastic, with or without a preconditioner, perhaps held to what config.guidance shows.
+
+    Returns a function of the model (under its conditions, perhaps) and of the images of a group.
+    """
     levels, settings = create_levels(config, model.sde), predictor_corrector_settings(config)
     m = create_preconditioner(config, model.shape, levels)
     warning = stability_warning(levels, config.sampling.pds_mode, m)
     if warning and settings.predictor != "none":
         logging.warning("%s", warning)
     quirks = config.sampling.published_quirks
-    return predictor_corrector.create(settings, model.denoiser, levels, m, model.shape, quirks, record)
+    seen = create_observation(model, config) if config.guidance.kind != "none" else None
+
+    def create(model: Model, take: Take) -> Sampler:
+        sampler = predictor_corrector.create(settings, model.denoiser, levels, m, model.shape, quirks, record)
+        if seen is None:
+            return sampler
+
+        def observe(keys: Keys) -> controllable.Observation:
+            return controllable.Observation(seen.operator, jnp.asarray(take._replace(count=len(keys))(seen.observed)))
+
+        return controllable.create(sampler, settings, model.sde, levels, observe)
+
+    return create
 
 
 def num_updates(sampler: Sampler) -> int:

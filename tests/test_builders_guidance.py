@@ -198,10 +198,17 @@ def test_a_users_encoder_pulls_images_towards_the_prompt(tmp_path):
         sample(model_of(settings | {"prompt": ""}))
 
 
+def test_classes_and_masks_go_together():
+    model = model_of(num_classes=3, method="pds", num_steps=4, freq_mask_path="power:1.0", labels="0,2")
+    drawn = sample(model, {}, range(4)).images
+    np.testing.assert_allclose(drawn[[0, 2]].mean() - drawn[[1, 3]].mean(), -0.2, atol=0.1)
+
+
 @pytest.mark.parametrize("kind", ["inpainting", "colorization", "super_resolution"])
 @pytest.mark.parametrize("method", ["pc", "pds"])
 def test_predictor_corrector_samplers_end_at_what_is_seen_of_each_image(pictures, kind, method):
-    model = model_of(settings_of(pictures, kind), method=method, num_steps=6, predictor="reverse_diffusion")
+    masks = {"freq_mask_path": "power:1.0"} if method == "pds" else {}
+    model = model_of(settings_of(pictures, kind), method=method, num_steps=6, **masks)
     drawn = sample(model, {}, range(3))
     seen = builder.create_observation(model, model.config)
     found = np.asarray(seen.operator.apply(jnp.asarray(drawn.images)))
