@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import precond
 import sde_lib
 from array_types import Keys
-from builders import adaptive, solvers, students
+from builders import adaptive, schedules, solvers, students
 from builders.conditions import (
     Take,
     begin_at,
@@ -41,6 +41,7 @@ from models.denoiser import Denoiser
 from precond.stability import automatic_alpha, stability_warning
 from sampling import controllable, predictor_corrector
 from sampling.base import Sampler, TimeGrid
+from sampling.learned import Schedule
 
 
 def create_preconditioner(
@@ -95,6 +96,9 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     elif sampling.method in students.METHODS:
         grid = create_student_grid(config)
         sampler_of = functools.partial(_create_student, config, grid, record)
+    elif sampling.method in schedules.METHODS:
+        schedule = schedules.read_schedule(model, config)
+        sampler_of = functools.partial(_create_learned, config, schedule, record)
     elif sampling.method == adaptive.METHOD:
         grid = adaptive.ends(model, config)
         sampler_of = functools.partial(_create_adaptive, config, record)
@@ -118,7 +122,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
 
 
 def _check_method(method: str) -> None:
-    known = sorted({"pc", "pds", adaptive.METHOD, *students.METHODS, *solvers.METHODS, *GUIDED})
+    known = sorted({"pc", "pds", adaptive.METHOD, *schedules.METHODS, *students.METHODS, *solvers.METHODS, *GUIDED})
     if method not in known:
         # The published README of splitting says stps4, which the published program takes for ancestral sampling.
         close = difflib.get_close_matches(method, known, 1)
@@ -132,6 +136,10 @@ def _create_adaptive(config: ConfigDict, record: bool, model: Model, take: Take)
 
 def _create_student(config: ConfigDict, grid: TimeGrid, record: bool, model: Model, take: Take) -> Sampler:
     return create_student_sampler(model, config, grid, record)
+
+
+def _create_learned(config: ConfigDict, schedule: Schedule, record: bool, model: Model, take: Take) -> Sampler:
+    return schedules.create_learned_sampler(model, config, schedule, record)
 
 
 def _create_unguided(config: ConfigDict, grid: TimeGrid, record: bool, model: Model, take: Take) -> Sampler:

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
             "classifier": _classifier(),
             "distill": _distill(),
             "consistency": _consistency(),
+            "ld3": _ld3(),
             "student": _student(),
         }
     )
@@ -129,6 +130,7 @@ def _sampling() -> dict:
         "speed_up": 1.0,  # take num_scales / speed_up levels
         "num_steps": 0,  # number of levels or steps; 0 follows speed_up
         "grid": "",  # name, levels or noise scales of a solver (docs/methods/solvers.md); "" is "edm"
+        "schedule": "",  # of "ld3", "s4s" and "gs": file of a learned one; {method} and {steps} are filled in
         "gits_images": 64,  # trajectories that the grid "gits" is searched on, 60 network calls each
         "order": 0,  # of a multistep solver; 0 is its own default
         "variant": "",  # of "unipc": "bh1" or "bh2"; "" is its own default
@@ -295,6 +297,37 @@ def _consistency() -> dict:
         "std": 2.0,  # of log s
         "teacher_step": False,  # paths through images: step by the teacher (distillation), not along the noise (tuning)
         "mids": (0.8,),  # noise scales of the calls after the first
+    }
+
+
+def _ld3() -> dict:
+    """Learning the grid of a solver, and more of it, for sampling.num_steps steps (docs/methods/ld3.md).
+
+    The updates are training.num_steps, the optimiser is that of config.optim.
+    """
+    return {
+        "learn": "ld3",  # where it steps; "s4s": weights of its history too; "gs": corrections from all it has seen
+        "preset": "",  # "paper": the published loop, grid and gradient; it reads rounds, radius and the pairs below
+        "solver": "unipc",  # of the student, any multistep or one-step solver
+        "order": 0,  # of that solver; 0 is its own default
+        "variant": "",  # of that solver; "" is its own default
+        "start": "edm",  # grid to begin from, as sampling.grid, with "gits" and "dmn"
+        "spacing": "lam",  # equal parameters are even in "lam" = -log s, or in SDE "time"
+        "bound": "spacing",  # of network times: a share of the smallest "spacing", or of each point's "own"
+        "share": 0.5,  # of that spacing, at most 0.5
+        "to_zero": True,  # the last step ends at s = 0 and the last call is free; False: at the process's least s
+        "loss": "l2",  # "l1", "l2" or "huber"
+        "radius": 0.0,  # of the ball in which training noise moves, in units of the published one; 0: it stays
+        "rounds": (2, 5),  # of the published loop: for the grid alone, for network times too
+        "pairs": "",  # folder of --mode=pairs; "" draws them by the teacher below, into <workdir>/pairs
+        "teacher": "heun",  # solver of that teacher
+        "teacher_steps": 40,  # of that solver
+        "teacher_grid": "edm",
+        "num_train": 64,  # pairs to learn from, the first ones
+        "num_valid": 32,  # pairs to be judged on, the last ones
+        "batch_size": 0,  # pairs an update; 0: all of them
+        "microbatch": 8,  # pairs in one network call
+        "valid_every": 10,  # updates between two judgements and saved states
     }
 
 

@@ -102,6 +102,16 @@ METHODS: dict[str, dict] = {
         },
         "optim": {"lr": 1e-4, "warmup": 0, "grad_clip": 1.0, "weight_decay": 0.0, "schedule": "constant"},
     },
+    # --mode=train: the grid of a few-step solver, and more of it. The same names sample what was learned.
+    **{
+        name: {
+            "sampling": {"method": name},
+            "ld3": {"learn": name},
+            "training": {"method": "ld3", "num_steps": 300},
+            "optim": {"lr": 0.05, "warmup": 0, "grad_clip": 1.0, "weight_decay": 0.0, "schedule": "cosine"},
+        }
+        for name in ("ld3", "s4s", "gs")
+    },
     "distilled": {"sampling": {"method": "distilled"}, "eval": {"compare": ""}},
     **{name: {"sampling": {"method": name}} for name in SOLVERS},
     **TASKS,

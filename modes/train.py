@@ -3,7 +3,13 @@
 from collections.abc import Callable
 
 from builders.config import apply_overrides, resolve_config
-from modes import train_classifier, train_consistency, train_progressive_distillation, train_score_matching
+from modes import (
+    train_classifier,
+    train_consistency,
+    train_ld3,
+    train_progressive_distillation,
+    train_score_matching,
+)
 from modes.request import Request, workdir_of
 
 TRAINERS: dict[str, Callable[..., None]] = {
@@ -11,6 +17,7 @@ TRAINERS: dict[str, Callable[..., None]] = {
     "classifier": train_classifier.train,
     "progressive_distillation": train_progressive_distillation.train,
     "consistency": train_consistency.train,
+    "ld3": train_ld3.train,
 }
 
 

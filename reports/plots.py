@@ -133,6 +133,16 @@ def plot_grids(path: str | Path, grids: Mapping[str, Scales], title: str = "") -
         axes.invert_xaxis()
 
 
+def plot_learning(path: str | Path, curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], title: str) -> None:
+    """Losses against updates, one line a name -> (updates, losses); the losses on a logarithmic axis."""
+    with _canvas(path, 5.2, 3.2) as axes:
+        for number, (name, (updates, losses)) in enumerate(curves.items()):
+            axes.plot(updates, losses, color=_COLOURS[number % len(_COLOURS)], label=name)
+        axes.set(yscale="log", xlabel="updates", title=title)
+        axes.legend()
+        _plain_ticks(axes.yaxis)
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (cost, quality) that no other beats in both, cheapest first; less is better in either."""
     front: list[tuple[float, float]] = []

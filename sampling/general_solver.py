@@ -42,8 +42,8 @@ class State(NamedTuple):
 
 def init(num_steps: int, y: Image) -> State:
     """The state before the first of `num_steps` steps. y: x/alpha at s[0], [b, h, w, c]."""
-    empty = jnp.zeros((num_steps, *y.shape), y.dtype)
-    return State(multistep.init(y), empty, empty)
+    shape = (num_steps, *y.shape)  # two arrays, for the loop donates them
+    return State(multistep.init(y), jnp.zeros(shape, y.dtype), jnp.zeros(shape, y.dtype))
 
 
 def step(denoiser: Denoiser, state: State, row: Rows) -> tuple[State, tuple]:

@@ -81,3 +81,17 @@ def test_learning_stops_once_the_rate_of_the_shifts_has_hit_its_floor_often_enou
     flat.lr2 = flat.settings.min_lr2
     found = flat.run()
     assert flat.hits == ld3_published.Published.most_hits and found.looks[-1].round < 199
+
+
+def test_a_published_run_that_was_stopped_goes_on_as_it_would_have(tmp_path):
+    def loss(params, z, target):
+        weights = jnp.sum((params["logits"] - 0.5) ** 2) + jnp.sum((params["shifts"] - 0.1) ** 2)
+        return weights + jnp.mean((z - target) ** 2, (1, 2, 3))
+
+    whole = _learner(loss, 8, rounds=(2, 3)).run()
+    _learner(loss, 8, rounds=(2, 1)).run(tmp_path)
+    found = _learner(loss, 8, rounds=(2, 3)).run(tmp_path)
+    np.testing.assert_array_equal([look.valid for look in found.looks], [look.valid for look in whole.looks])
+    np.testing.assert_array_equal(found.best["logits"], whole.best["logits"])
+    np.testing.assert_array_equal(found.train_noise, whole.train_noise)
+    assert found.accepted == whole.accepted and found.looks[3].on_one_batch is True

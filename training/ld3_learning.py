@@ -196,12 +196,15 @@ def learn(
     folder: Path,
     on_better: Callable[[Params, float, int], None] = lambda params, loss, step: None,
     on_update: Callable[[float], None] = lambda loss: None,
+    on_look: Callable[[int, float, float], None] = lambda step, train, valid: None,
 ) -> Params:
     """The parameters with the least validation loss; from the state saved in `folder` where there is one.
 
     Writes the state and a line of `ld3_log.jsonl` at each look at the validation pairs. `on_better(params, loss, step)`
-    is told of each gain, `on_update(loss)` of each update. Raises FloatingPointError at a loss or a gradient that is
-    not finite; the last saved state and what `on_better` was told of are kept.
+    is told of each gain, `on_update(loss)` of each update, `on_look(step, train, valid)` of each look.
+
+    Raises FloatingPointError at a loss or a gradient that is not finite; the last saved state and what `on_better` was
+    told of are kept.
     """
     check(pairs, settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +218,8 @@ def learn(
     for number in range(int(state.step), settings.num_steps + 1):
         looked = stored is not None and number == int(stored.step)  # states are saved at looks
         if (number % settings.valid_every == 0 or number == settings.num_steps) and not looked:
-            state = _look(problem, pairs, settings, state, train, folder, on_better)
+            state, valid = _look(problem, pairs, settings, state, train, folder, on_better)
+            on_look(number, float(np.mean(train)) if train else float("nan"), valid)
             train = []
         if number == settings.num_steps:
             break
@@ -252,7 +256,7 @@ def _look(
     train: list[float],
     folder: Path,
     on_better: Callable[[Params, float, int], None],
-) -> State:
+) -> tuple[State, float]:
     """Judges the parameters, keeps them if they are the best, saves the state."""
     number = int(state.step)
     loss = float(judge(problem, state.params, pairs.valid_noise, pairs.valid_targets, settings.microbatch).mean())
@@ -268,4 +272,10 @@ def _look(
     with (folder / LOG_FILE).open("a") as file:
         file.write(json.dumps(line) + "\n")
     save_state(folder, state)
-    return state
+    return state, loss
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, in the order of the updates; of several looks at one update the last."""
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+    return [line for _, line in sorted({line["step"]: line for line in lines}.items())]

@@ -9,7 +9,9 @@ while the optimiser goes on as it was, and a best loss is compared across rounds
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,8 @@ from array_types import Image, PerImage
 from training.ld3 import Params, into_ball
 
 Loss = Callable[[Params, Image, Image], PerImage]  # (params, noise, target) -> [b]
+STATE_FILE = "published_state.npz"
+_SCALARS = ("lr1", "lr2", "shift_lr", "best", "worse", "hits", "iteration", "on_one_batch", "shuffles")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,19 +146,59 @@ class Learner:
         self.best_noise = self.train_noise, self.valid_noise
         self.looks: list[Look] = []
         self.accepted: list[tuple[int, int, int]] = []
-        self.shuffle = None if settings.seed is None else np.random.Generator(np.random.Philox(settings.seed))
+        self.shuffles = 0
 
-    def run(self) -> Learned:
-        """All rounds. Raises FloatingPointError where the loss is not finite; `on_look` has seen the best so far."""
-        for number in range(sum(self.settings.rounds)):
+    def run(self, folder: Path | None = None) -> Learned:
+        """All rounds, those after the last one that was saved in `folder`.
+
+        Raises FloatingPointError where the loss is not finite; `on_look` has seen the best so far.
+        """
+        first = self._restore(folder / STATE_FILE) if folder is not None else 0
+        for number in range(first, sum(self.settings.rounds)):
             phase = 1 if number < self.settings.rounds[0] else 2
             if number:
                 self.params, self.worse = self.best_params[phase], 0
             if not self._round(number, phase):
                 break
+            if folder is not None:
+                self._save(folder / STATE_FILE, number + 1)
         return Learned(
             self.best_params[1], self.best_params[2], self.looks, self.accepted, self.train_noise, self.valid_noise
         )
+
+    def _save(self, path: Path, rounds: int) -> None:
+        """Everything that the rounds to come depend on, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {f"scalar/{name}": getattr(self, name) for name in _SCALARS} | {"rounds": rounds}
+        for name, params in {"now": self.params, "1": self.best_params[1], "2": self.best_params[2]}.items():
+            arrays |= {f"params/{name}/{key}": np.asarray(value) for key, value in params.items()}
+        arrays |= {f"optimizer/{key}": np.asarray(getattr(self.optimizer, key)) for key in ("square", "velocity")}
+        arrays |= {f"noise/{k}": part for k, part in enumerate((self.train_noise, self.valid_noise, *self.best_noise))}
+        arrays |= {f"looks/{key}": np.array([getattr(look, key) for look in self.looks]) for key in Look._fields}
+        arrays["accepted"] = np.array(self.accepted).reshape(-1, 3)
+        with (temporary := path.with_suffix(".part")).open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+
+    def _restore(self, path: Path) -> int:
+        """Takes up what `_save` wrote, if there is something; the rounds that are done."""
+        if not path.exists():
+            return 0
+        with np.load(path, allow_pickle=False) as file:
+            for name in _SCALARS:
+                setattr(self, name, file[f"scalar/{name}"].item())
+            named = {
+                name: {key: jnp.asarray(file[f"params/{name}/{key}"]) for key in self.params}
+                for name in ("now", "1", "2")
+            }
+            self.params, self.best_params = named["now"], {1: named["1"], 2: named["2"]}
+            self.optimizer.square, self.optimizer.velocity = file["optimizer/square"], file["optimizer/velocity"]
+            self.train_noise, self.valid_noise, *best = (file[f"noise/{k}"] for k in range(4))
+            self.best_noise = best[0], best[1]
+            columns = [file[f"looks/{key}"] for key in Look._fields]
+            self.looks = [Look(*(x.item() if x.ndim == 0 else x for x in row)) for row in zip(*columns, strict=True)]
+            self.accepted = [tuple(row) for row in file["accepted"].tolist()]
+            return int(file["rounds"])
 
     def _round(self, number: int, phase: int) -> bool:
         """One round; False where the loop is to end."""
@@ -187,7 +231,10 @@ class Learner:
 
     def _batches(self, count: int) -> Iterator[np.ndarray]:
         """Places in batches; what is left over at the end is a smaller one."""
-        order = np.arange(count) if self.shuffle is None else self.shuffle.permutation(count)
+        order = np.arange(count)
+        if self.settings.seed is not None:
+            bits = np.random.Philox(key=self.settings.seed, counter=self.shuffles)
+            order, self.shuffles = np.random.Generator(bits).permutation(count), self.shuffles + 1
         return iter([order[i : i + self.settings.batch_size] for i in range(0, count, self.settings.batch_size)])
 
     def _stepped(self, gradient: Params, phase: int) -> Params:

@@ -28,6 +28,8 @@ def get_config(method: str = "") -> ConfigDict:
     config.model.update(
         nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0, scaling="edm", scale_by_sigma=False, predicts="x0"
     )
+    config.sampling.schedule = "demo/{method}_{steps}.json"
+    config.ld3.update(num_train=48, num_valid=16, batch_size=8)
     config.data.holdout = 10
     config.eval.update(num_samples=16, batch_size=16, compare="pc", reference="demo/flowers32_reference.npz")
     config.training.update(

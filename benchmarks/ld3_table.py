@@ -1,0 +1,209 @@
+"""Learned schedules against the best unlearned ones on the demo checkpoint (docs/methods/ld3.md).
+
+python -m benchmarks.ld3_table --workdir out/ld3_table [--calls 5,10,3,8] [--updates 100] [--n 64] [--n_quality 256]
+    [--page docs/methods/ld3.md]
+
+First the unlearned solvers on their grids, then everything in `LEARNED`, most telling first. The distance is the root
+mean square to the end of the same trajectory, drawn by Heun's method with 199 network calls from the same noise, on
+images that no schedule was learned from or chosen by. Rows, pairs, schedules and images are kept in W: a run that is
+stopped or repeated goes on where it was.
+"""
+
+import copy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+import run_lib
+from benchmarks.distances import distance, draw, edited
+from builders import ld3 as builder
+from builders.config import apply_overrides
+from builders.grids import create_grid
+from configs import methods
+from metrics import reference
+from modes import train_ld3
+from reports import rows
+from reports.atomic import write_text
+
+_WORKDIR = flags.DEFINE_string("workdir", "out/ld3_table", "Rows, schedules and images go here.")
+_CONFIG = flags.DEFINE_string("model_config", "configs/ve/demo.py", "The model.")
+_REFERENCE = flags.DEFINE_string("reference", "demo/flowers32_reference.npz", "Statistics of real images.")
+_CALLS = flags.DEFINE_list("calls", ["5", "10", "3", "8"], "Network calls an image.")
+_UPDATES = flags.DEFINE_integer("updates", 100, "Of each learned schedule but those of the published loop.")
+_N = flags.DEFINE_integer("n", 64, "Images of a distance.")
+_N_QUALITY = flags.DEFINE_integer("n_quality", 256, "Images for Frechet distance and spectrum.")
+_PAGE = flags.DEFINE_string("page", "", "Markdown page whose section ld3 is rewritten.")
+_UNLEARNED = flags.DEFINE_bool("unlearned", True, "Search the best unlearned solver and grid first.")
+
+SOLVERS: dict[str, dict[str, Any]] = {
+    "dpmpp 2M": {"sampling.method": "dpmpp", "sampling.order": 2},
+    "unipc": {"sampling.method": "unipc"},
+    "ipndm_v": {"sampling.method": "ipndm_v", "sampling.order": 3},
+    "plms2": {"sampling.method": "plms2"},
+    "deis": {"sampling.method": "deis", "sampling.order": 3},
+}
+GRIDS = ("edm", "logsnr", "time_cubic", "dmn", "gits")
+LEARNED = (  # calls, what, preset, seed
+    (5, "ld3", "", 0),
+    (5, "gs", "", 0),
+    (10, "ld3", "", 0),
+    (10, "gs", "", 0),
+    (3, "ld3", "", 0),
+    (8, "ld3", "", 0),
+    (5, "s4s", "", 0),
+    (5, "ld3", "paper", 0),
+    (5, "gs", "", 1),
+    (5, "ld3", "", 1),
+    (10, "s4s", "", 0),
+    (5, "s4s", "", 1),
+    (10, "ld3", "paper", 0),
+)
+
+
+def scales_of(model: run_lib.Model, folder: Path, grid: str, steps: int) -> str:
+    """The noise scales that "gits" and "dmn" find for this many steps, searched once and kept; others by name."""
+    if grid not in ("gits", "dmn"):
+        return grid
+    kept = folder / f"{grid}_{steps}.txt"
+    if not kept.exists():
+        changed = {"sampling.grid": grid, "sampling.num_steps": steps, "sampling.gits_images": 16}
+        searching = edited(model, changed | {"sampling.method": "ddim"})
+        found = create_grid(searching, searching.config, model.denoiser)
+        write_text(kept, ",".join(f"{value:#.9g}" for value in found.s))
+    return kept.read_text()
+
+
+def teacher_images(model: run_lib.Model, folder: Path, compiled: set[frozenset], count: int) -> Any:
+    edits = {"sampling.method": "heun", "sampling.num_steps": 100, "sampling.grid": "edm"}
+    return draw(model, edits, count, folder / "reference.npz", compiled)
+
+
+def measure_unlearned(model: run_lib.Model, folder: Path, calls: int, compiled: set[frozenset]) -> None:
+    """Every solver on every grid by its distance; 32 images are enough to choose."""
+    exact = teacher_images(model, folder, compiled, 32).images
+    known = {(row["solver"], row["grid"], row["calls"]) for row in rows.read_rows(folder / "unlearned.jsonl")}
+    for name, edits in SOLVERS.items():
+        for grid in GRIDS:
+            if (name, grid, calls) in known:
+                continue
+            chosen = edits | {"sampling.num_steps": calls, "sampling.grid": scales_of(model, folder, grid, calls)}
+            if chosen.get("sampling.order", 0) > calls:
+                continue
+            drawn = draw(model, chosen, 32, folder / f"{name.replace(' ', '_')}_{grid}_{calls}.npz", compiled)
+            row = {"solver": name, "grid": grid, "calls": calls} | distance(drawn.images, exact) | {"n": 32, "seed": 0}
+            rows.append_row(folder / "unlearned.jsonl", row | circumstances(model))
+            logging.info("%s", row)
+
+
+def best(folder: Path, calls: int, grid: str = "") -> dict[str, Any] | None:
+    """The unlearned row of these calls with the least distance, of one grid or of any."""
+    found = [row for row in rows.read_rows(folder / "unlearned.jsonl") if row["calls"] == calls]
+    chosen = [row for row in found if grid in ("", row["grid"])]
+    return min(chosen, key=lambda row: row["distance"]) if chosen else None
+
+
+def learning_config(model: run_lib.Model, calls: int, what: str, preset: str, seed: int) -> Any:
+    config = methods.apply(copy.deepcopy(model.config), what)
+    apply_overrides(config, {"sampling.num_steps": calls, "training.num_steps": _UPDATES.value, "seed": seed})
+    config.ld3.preset = preset
+    return config
+
+
+def learn(model: run_lib.Model, folder: Path, calls: int, what: str, preset: str, seed: int) -> tuple[Path, float]:
+    """The schedule of one run of --mode=train, and the minutes it took without the teacher's."""
+    config = learning_config(model, calls, what, preset, seed)
+    workdir = folder / f"{what}{preset and '_'}{preset}_{calls}_seed{seed}"
+    pairs = folder / f"pairs_seed{seed}"
+    builder.create_pairs(model, config, pairs)
+    config.ld3.pairs = str(pairs.resolve())
+    start = time.perf_counter()
+    train_ld3.train(config, workdir)
+    minutes = (time.perf_counter() - start) / 60
+    return workdir / "ld3" / f"{what}_{calls}.json", minutes
+
+
+def measure(model: run_lib.Model, folder: Path, facts: dict[str, Any], edits: dict[str, Any], compiled: set) -> None:
+    """A row of the table: distance, Frechet distance and spectrum of one sampler."""
+    name = "_".join(str(facts[key]) for key in ("what", "calls", "seed")).replace(" ", "_").replace("/", "_")
+    exact = teacher_images(model, folder, compiled, _N.value).images
+    drawn = draw(model, edits, _N_QUALITY.value, folder / f"{name}.npz", compiled)
+    row = facts | distance(drawn.images[: _N.value], exact) | {"n_distance": _N.value}
+    scores = reference.scores(run_lib.to_pixels(model, drawn.images), reference.load_reference(_REFERENCE.value))
+    rows.append_row(folder / "rows.jsonl", row | scores | circumstances(model))
+    logging.info("%s", row)
+
+
+def circumstances(model: run_lib.Model) -> dict[str, Any]:
+    facts = {"checkpoint": model.weights_hash[:12], "machine": rows.machine()}
+    return facts | {"command": " ".join(sys.argv[1:])}
+
+
+COLUMNS = {
+    "calls": "calls",
+    "what": "schedule",
+    "seed": "seed",
+    "distance": "distance",
+    "share": "of the best unlearned",
+    "block_frechet": "block Frechet",
+    "radial_power_error": "spectrum error",
+    "updates": "updates",
+    "minutes": "minutes",
+}
+
+
+def table(folder: Path) -> str:
+    found = {(row["what"], row["calls"], row["seed"]): row for row in rows.read_rows(folder / "rows.jsonl")}
+    unlearned = {row["calls"]: row["distance"] for row in found.values() if row["what"].startswith("best unlearned")}
+    lines = []
+    for row in sorted(found.values(), key=lambda row: (row["calls"], -row["distance"])):
+        share = row["distance"] / unlearned[row["calls"]] if row["calls"] in unlearned else None
+        lines.append(row | {"share": share})
+    return rows.markdown_table(lines, COLUMNS)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    run_lib.configure_jax("float32")
+    folder = Path(_WORKDIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = run_lib.load(_CONFIG.value)
+    compiled: set = set()
+    asked = [int(calls) for calls in _CALLS.value]
+
+    def known() -> set[tuple]:
+        return {(row["what"], row["calls"], row["seed"]) for row in rows.read_rows(folder / "rows.jsonl")}
+
+    def refresh() -> None:
+        if _PAGE.value:
+            rows.replace_section(_PAGE.value, "ld3", table(folder))
+
+    for calls in asked if _UNLEARNED.value else ():
+        measure_unlearned(model, folder, calls, compiled)
+    for calls, what, preset, seed in LEARNED:
+        label = f"{what} {preset}".strip()
+        if calls not in asked or (label, calls, seed) in known():
+            continue
+        path, minutes = learn(model, folder, calls, what, preset, seed)
+        updates = 168 if preset else _UPDATES.value
+        facts = {"what": label, "calls": calls, "seed": seed, "updates": updates, "minutes": round(minutes, 1)}
+        edits = {"sampling.method": what, "sampling.num_steps": calls, "sampling.schedule": str(path.resolve())}
+        measure(model, folder, facts, edits, set())
+        refresh()
+    for calls in asked:
+        for label, grid in (("best unlearned", ""), ("GITS", "gits"), ("DMN", "dmn")):
+            row = best(folder, calls, grid)
+            if row is None:
+                continue
+            what = f"{label}: {row['solver']}, {row['grid']}"
+            edits = SOLVERS[row["solver"]] | {"sampling.num_steps": calls}
+            edits |= {"sampling.grid": scales_of(model, folder, row["grid"], calls)}
+            if (what, calls, 0) not in known():
+                measure(model, folder, {"what": what, "calls": calls, "seed": 0, "minutes": 0}, edits, compiled)
+            refresh()
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,245 @@
+"""From config.ld3 to what LD3 learns with: student, first grid, teacher pairs, objective; and to its schedule."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from array_types import Table
+from builders.config import apply_overrides, shipped
+from builders.draw import sample
+from builders.grids import create_grid, noise_range, prior_scale
+from builders.model import Model
+from data import store
+from sampling import learned, multistep, single_step, time_grids
+from sampling.base import TimeGrid
+from sampling.learned import Schedule
+from training import ld3, ld3_learning, ld3_published
+from training.ld3 import Params
+
+PRESETS = ("", "paper")
+_OTHER_NOISE = 7919  # added to config.seed: pairs to learn from begin from other noise than the images one draws
+_BELOW = 0.5  # a learned grid may call the network at half of its least noise scale, no further
+
+
+class Task(NamedTuple):
+    """What is learned, and where it begins."""
+
+    problem: ld3_learning.Problem
+    params: Params  # at which the student is the solver on the grid it begins from
+    num_steps: int
+    method: str  # key of ld3.LEARNED
+
+    @property
+    def name(self) -> str:
+        """Of its files, such as ld3_5."""
+        return f"{self.method}_{self.num_steps}"
+
+
+def create_student(config: ConfigDict) -> ld3.Student:
+    """Raises ValueError for a solver that cannot be learned, naming those that can."""
+    found, known = config.ld3.solver, sorted({*multistep.SOLVERS, *single_step.STEPS})
+    if found not in known:
+        raise ValueError(f"config.ld3.solver={found!r} cannot be learned; choose one of {known}.")
+    return ld3.Student(found, config.ld3.order, config.ld3.variant, config.ld3.preset == "paper" and found == "unipc")
+
+
+def create_task(model: Model, config: ConfigDict) -> Task:
+    """The student of config.ld3 with sampling.num_steps steps, at the grid config.ld3.start.
+
+    Raises ValueError that names the key for what does not go together.
+    """
+    own, n = config.ld3, config.sampling.num_steps
+    if own.preset not in PRESETS:
+        raise ValueError(f"config.ld3.preset={own.preset!r} is unknown; choose one of {PRESETS}.")
+    if own.loss not in ld3.DISTANCES:
+        raise ValueError(f"config.ld3.loss={own.loss!r} is unknown; choose one of {sorted(ld3.DISTANCES)}.")
+    if n < 2:
+        raise ValueError(f"--steps={n}: a grid of fewer than 2 steps has nothing to learn; --steps=5, for example.")
+    if config.guidance.kind != "none":
+        raise ValueError(
+            f"config.guidance.kind={config.guidance.kind!r}: LD3 learns without guidance; its schedules are for the "
+            "model alone. Leave the guidance out."
+        )
+    student = create_student(config)
+    s = first_grid(model, config)
+    paper = own.preset == "paper"
+    to_zero = own.to_zero and not paper
+    _, s_min = noise_range(_plain(config), model.sde)
+    if paper:
+        space = ld3.Space(model.sde, float(s[0]), s_min, own.spacing, False, own.share, "released")
+        params = ld3.initial(space, student, n, own.learn)  # even in lam or time, as published
+    else:
+        space = ld3.Space(model.sde, float(s[0]), _BELOW * s_min, own.spacing, to_zero, own.share, own.bound)
+        params = ld3.initial(space, student, n, own.learn, s)
+    if student.solver in multistep.SOLVERS:
+        multistep.table(student.solver, ld3.grid(space, params), **student.settings())  # its order fits the steps
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    d = int(np.prod(model.shape))
+    radius = own.radius * ld3.radius(model.shape, n)
+    objective = ld3.Objective(ld3.DISTANCES[own.loss], prior_scale(model.sde, TimeGrid(s, s)), radius)
+    logging.info("LD3: %d numbers are learned from %d of each image.", _count(params), d)
+    return Task(ld3_learning.Problem(objective, space, student, denoiser(model)), params, n, own.learn)
+
+
+def first_grid(model: Model, config: ConfigDict) -> Table:
+    """The noise scales [N + 1] to begin from; the last one is a placeholder where the grid ends at 0.
+
+    A named grid has its N intervals above the least noise scale, so that no call is spent there from the start.
+    """
+    start, n = config.ld3.start, config.sampling.num_steps
+    if start in time_grids.NOISE_GRIDS or start in time_grids.CLOCK_GRIDS:
+        return time_grids.make(start, n, *noise_range(_plain(config), model.sde), model.sde, to_zero=False).s
+    plain = _plain(config, method="ddim", grid=start, num_steps=n)
+    return create_grid(model, plain, model.denoiser).s
+
+
+def _count(params: Params) -> int:
+    """Free numbers: the first logit cancels, as does their mean; the ends of the shifts change nothing."""
+    n = len(params["logits"]) - 1
+    return 2 * (n - 1) + sum(int(np.tri(n, leaf.shape[1]).sum()) for leaf in params.values() if leaf.ndim == 2)
+
+
+def denoiser(model: Model) -> Any:
+    """The network as the solvers call it. Raises ValueError for one that is told classes."""
+    if model.config.data.num_classes:
+        raise ValueError(
+            f"This network is told one of {model.config.data.num_classes} classes (config.data.num_classes), and LD3 "
+            "learns for networks that are told none."
+        )
+    return model.denoiser
+
+
+def _plain(config: ConfigDict, **sampling: Any) -> ConfigDict:
+    """The config of a run without guidance, start images or another solver's settings."""
+    found = copy.deepcopy(config)
+    edits = {"order": 0, "variant": "", "start_image": "", "start_sigma": 0.0, "latents": ""} | sampling
+    apply_overrides(found, {f"sampling.{key}": value for key, value in edits.items()})
+    return found
+
+
+# --- teacher pairs ---------------------------------------------------------------------------------------------------
+
+
+def create_pairs(model: Model, config: ConfigDict, folder: Path) -> tuple[ld3_learning.Pairs, dict[str, Any]]:
+    """Noise and images of the teacher, and who the teacher is: the store config.ld3.pairs, or one drawn in `folder`.
+
+    Raises ValueError where the store holds too few, or those of other weights.
+    """
+    own = config.ld3
+    found = store.open_store(shipped(own.pairs)) if own.pairs else _drawn(model, config, folder)
+    wanted = own.num_train + own.num_valid
+    if len(found) < wanted:
+        raise ValueError(
+            f"{found.folder} holds {len(found)} pairs, config.ld3 asks for {own.num_train} to learn from and "
+            f"{own.num_valid} to be judged on; lower num_train and num_valid, or make more with --mode=pairs."
+        )
+    if tuple(found.spec.shape) != model.shape or found.spec.teacher.get("sha256", model.weights_hash) != (
+        model.weights_hash
+    ):
+        raise ValueError(
+            f"config.ld3.pairs={own.pairs} holds pairs of another model ({found.spec.shape}, weights "
+            f"{found.spec.teacher.get('sha256', '')[:12]}; this one is {model.shape}, {model.weights_hash[:12]}); make "
+            "some of this one with --mode=pairs, or leave config.ld3.pairs empty."
+        )
+    # The first to learn from, the last to be judged on.
+    indices = np.concatenate([np.arange(own.num_train), np.arange(len(found) - own.num_valid, len(found))])
+    records, noise = found.read(indices), np.asarray(found.noise(indices))
+    images, n = records.images, own.num_train
+    teacher = dict(sorted(found.spec.sampler.items())) | {"seed": found.spec.seed}
+    return ld3_learning.Pairs(noise[:n], images[:n], noise[n:], images[n:]), teacher
+
+
+def _drawn(model: Model, config: ConfigDict, folder: Path) -> store.Store:
+    """Pairs by the teacher of config.ld3, kept in `folder`: a run that is resumed draws only what is missing."""
+    own = config.ld3
+    sampling = {"method": own.teacher, "num_steps": own.teacher_steps, "grid": own.teacher_grid}
+    teacher = dataclasses.replace(model, config=_plain(config, **sampling))
+    teacher.config.seed = config.seed + _OTHER_NOISE
+    spec = store.Specification(
+        shape=model.shape,
+        count=own.num_train + own.num_valid,
+        seed=teacher.config.seed,
+        teacher={"sha256": model.weights_hash, "sde": learned.describe_sde(model.sde)},
+        sampler=sampling,
+        dtype="float32",
+        shard_size=config.sampling.microbatch,
+    )
+    found = store.create(folder, spec)
+    pending = found.pending()
+    if pending:
+        logging.info("Teacher: %s, %d steps, %d images.", own.teacher, own.teacher_steps, sum(map(len, pending)))
+    for indices in pending:
+        found.write(indices, sample(teacher, None, indices).images)
+    return found
+
+
+# --- settings and results --------------------------------------------------------------------------------------------
+
+
+def learning_settings(config: ConfigDict) -> ld3_learning.Settings:
+    own = config.ld3
+    return ld3_learning.Settings(
+        config.training.num_steps, own.batch_size, own.microbatch, own.valid_every, config.seed
+    )
+
+
+def published_settings(config: ConfigDict, task: Task, shape: tuple[int, ...]) -> ld3_published.Published:
+    """Those of the published program for this many steps; config.ld3.rounds may shorten it."""
+    if set(task.params) != {"logits", "shifts"}:
+        raise ValueError(f"config.ld3.learn={task.method!r}: the published loop learns grids only; leave preset empty.")
+    return ld3_published.settings_for(
+        task.num_steps, int(np.prod(shape)), rounds=tuple(config.ld3.rounds), seed=config.seed, valid_batch_size=16
+    )
+
+
+def schedule_of(
+    task: Task, params: Params, model: Model, teacher: dict[str, Any], training: dict[str, Any]
+) -> Schedule:
+    """What is written: grid and coefficients in float64, and for what they were learned."""
+    student, space = task.problem.student, task.problem.space
+    grid, coefficients = ld3.frozen(space, student, params)
+    return Schedule(
+        solver=student.solver,
+        grid=grid,
+        order=student.order,
+        variant=student.variant,
+        coefficients=coefficients,
+        sde=learned.describe_sde(model.sde),
+        checkpoint=model.weights_hash,
+        teacher=teacher,
+        guidance={"kind": model.config.guidance.kind},
+        training=training,
+    )
+
+
+def usual_grids(task: Task, model: Model, config: ConfigDict, learned_grid: TimeGrid) -> dict[str, Table]:
+    """The learned grid beside those one would otherwise take, for a picture."""
+    found: dict[str, Table] = {"learned": learned_grid.s}
+    if not np.array_equal(learned_grid.s, learned_grid.s_model):
+        found["told to the network"] = learned_grid.s_model
+    for name in dict.fromkeys((config.ld3.start, "edm", "logsnr", "time_quadratic")):
+        if name != "gits":
+            plain = _plain(config, method="ddim", grid=name, num_steps=task.num_steps)
+            found[name] = create_grid(model, plain, model.denoiser).s
+    return found
+
+
+def distances(
+    task: Task, params: Params, pairs: ld3_learning.Pairs, microbatch: int
+) -> tuple[float, Callable[[int], np.ndarray]]:
+    """Root mean square distance to the teacher over the validation pairs, and the first images that make it."""
+    problem = task.problem._replace(objective=task.problem.objective._replace(distance=ld3.l2))
+    each = ld3_learning.judge(problem, params, pairs.valid_noise, pairs.valid_targets, microbatch)
+
+    def images(count: int) -> np.ndarray:
+        return np.asarray(ld3_learning.run(problem, params, jnp.asarray(pairs.valid_noise[:count])))
+
+    return float(np.sqrt(each).mean()), images

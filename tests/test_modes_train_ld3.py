@@ -1,0 +1,188 @@
+"""--mode=train for learned schedules: from a model to a file that samples; killed runs; what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import run_lib
+from builders import ld3 as builder
+from builders import schedules
+from configs import base, methods
+from data import store
+from modes import train
+from modes.request import Request
+from sampling import learned
+
+SIZE = 4
+
+
+def config_of(method="ld3", steps=3, **own):
+    """An analytic model of 4 px, so that no network is compiled."""
+    config = methods.apply(base.get_config(), method)
+    config.data.image_size, config.seed = SIZE, 0
+    config.model.update(name="analytic", components=1)
+    config.sampling.num_steps = steps
+    config.training.num_steps = 6
+    config.ld3.update(num_train=4, num_valid=2, microbatch=2, teacher_steps=8, valid_every=3, solver="dpmpp", order=2)
+    config.ld3.update(own)
+    return config
+
+
+def run(config, workdir):
+    train.run(Request(config, workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def learned_folder(tmp_path_factory):
+    return run(config_of(), tmp_path_factory.mktemp("ld3"))
+
+
+def sampled(path, method="ld3", **changes):
+    config = config_of(method)
+    config.sampling.update({"schedule": str(path)} | changes)
+    return run_lib.sample(run_lib.load(config), None, range(2))
+
+
+def test_a_run_leaves_a_schedule_its_pictures_and_its_pairs(learned_folder):
+    files = {path.name for path in (learned_folder / "ld3").iterdir()}
+    assert files >= {"ld3_3.json", "ld3_3_loss.png", "ld3_3_grid.png", "ld3_3_before_after.png"}
+    found = learned.read(str(learned_folder / "ld3" / "ld3_3.json"))
+    assert (found.solver, found.order, found.grid.num_steps, found.guidance) == ("dpmpp", 2, 3, {"kind": "none"})
+    assert found.teacher["method"] == "heun" and found.training["valid_loss"] > 0
+    pairs = store.open_store(learned_folder / "pairs")
+    assert len(pairs) == 6 and pairs.spec.seed != 0 and pairs.spec.dtype == "float32"
+
+
+@pytest.mark.parametrize("method", ["ld3", "s4s", "gs"])
+def test_what_was_learned_is_what_is_sampled(method, tmp_path):
+    """From the noise of the validation pairs, the sampler of the file ends where the student ended."""
+    config = config_of(method)
+    run(config, tmp_path)
+    model = run_lib.load(config)
+    pairs, _ = builder.create_pairs(model, config, tmp_path / "pairs")
+    path = tmp_path / "ld3" / f"{method}_3.json"
+    assert learned.read(str(path)).method == method
+    of_pairs = dataclasses.replace(model, config=config_of(method))
+    of_pairs.config.seed = store.open_store(tmp_path / "pairs").spec.seed
+    of_pairs.config.sampling.schedule = str(path)
+    drawn = run_lib.sample(of_pairs, None, [4, 5])
+    assert drawn.nfe == 3
+    each = np.mean((drawn.images - pairs.valid_targets) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(each.mean(), learned.read(str(path)).training["valid_loss"], rtol=1e-3)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_file(learned_folder, tmp_path):
+    config = config_of()
+    config.training.num_steps = 3
+    config.optim.schedule = "constant"
+    run(config, tmp_path)
+    config.training.num_steps = 6
+    run(config, tmp_path)
+    whole = config_of()
+    whole.optim.schedule = "constant"
+    run(whole, tmp_path / "whole")
+    texts = [(folder / "ld3" / "ld3_3.json").read_text() for folder in (tmp_path, tmp_path / "whole")]
+    assert texts[0] == texts[1]
+    with pytest.raises(ValueError, match="begun with other settings"):
+        run(config_of(loss="l1"), tmp_path)
+
+
+def test_pairs_come_from_a_store_of_the_same_weights(learned_folder, tmp_path):
+    config = config_of(pairs=str(learned_folder / "pairs"), num_valid=1)
+    run(config, tmp_path)
+    assert not (tmp_path / "pairs").exists()
+    with pytest.raises(ValueError, match=r"holds 6 pairs, config.ld3 asks for 64 to learn from and 2"):
+        run(config_of(pairs=str(learned_folder / "pairs"), num_train=64), tmp_path / "more")
+    other = config_of(pairs=str(learned_folder / "pairs"))
+    other.model.residual = 0.1
+    with pytest.raises(ValueError, match="holds pairs of another model"):
+        run(other, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_the_published_loop_writes_a_grid_that_samples(tmp_path):
+    config = config_of(preset="paper", rounds=(1, 1), radius=1.0, solver="unipc", order=2, variant="bh1")
+    run(config, tmp_path)
+    found = learned.read(str(tmp_path / "ld3" / "ld3_3.json"))
+    assert found.grid.s[-1] == pytest.approx(0.01, rel=1e-3) and found.training["preset"] == "paper"
+    assert sampled(tmp_path / "ld3" / "ld3_3.json").nfe == 3
+    before = (tmp_path / "ld3" / "ld3_3.json").read_text()
+    run(config, tmp_path)
+    assert (tmp_path / "ld3" / "ld3_3.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"solver": "pds"}, "config.ld3.solver='pds' cannot be learned; choose one of"),
+        ({"learn": "gan"}, "config.ld3.learn='gan' is unknown"),
+        ({"loss": "lpips"}, r"config.ld3.loss='lpips' is unknown; choose one of \['huber', 'l1', 'l2'\]"),
+        ({"preset": "mine"}, "config.ld3.preset='mine' is unknown"),
+        ({"steps": 1}, "fewer than 2 steps has nothing to learn"),
+        ({"order": 3, "steps": 2}, "needs at least 3 steps"),
+        ({"start": "edn"}, "'edn' is unknown"),
+        ({"start": "14.0,2.0,0.0"}, "has 2 steps, --steps asks for 3"),
+        ({"num_train": 3}, "3 pairs an update.*no multiple of config.ld3.microbatch=2"),
+        ({"learn": "gs", "preset": "paper", "num_train": 4}, "the published loop learns grids only"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(changes, message, tmp_path):
+    changes = {"steps": 3} | changes
+    with pytest.raises(ValueError, match=message):
+        run(config_of(**changes), tmp_path)
+
+
+def test_a_network_that_is_told_classes_or_guided_is_refused(tmp_path):
+    config = config_of()
+    config.guidance.kind = "classifier"
+    with pytest.raises(ValueError, match="config.guidance.kind='classifier'.*LD3 learns without guidance"):
+        run(config, tmp_path)
+
+
+def test_a_schedule_is_refused_for_other_steps_processes_and_tasks(learned_folder):
+    path = learned_folder / "ld3" / "ld3_3.json"
+    np.testing.assert_array_equal(sampled(path).images, sampled(path, num_steps=0).images)
+    with pytest.raises(ValueError, match="was learned for 3 steps, --steps asks for 4"):
+        sampled(path, num_steps=4)
+    with pytest.raises(ValueError, match="was learned for order 2, config.sampling.order asks for 3"):
+        sampled(path, order=3)
+    with pytest.raises(ValueError, match="takes neither guidance nor a start"):
+        sampled(path, latents="latents.npz")
+    config = config_of()
+    config.sde.sigma_max, config.sampling.schedule = 40.0, str(path)
+    with pytest.raises(ValueError, match="was learned under VESDE.*the model has VESDE.*sigma_max=40.0"):
+        run_lib.sample(run_lib.load(config), None, range(2))
+
+
+def test_other_weights_are_warned_of(learned_folder, caplog):
+    config = config_of()
+    config.model.residual = 0.1
+    config.sampling.schedule = str(learned_folder / "ld3" / "ld3_3.json")
+    schedules.read_schedule(run_lib.load(config), config)
+    assert "was learned with other weights" in caplog.text
+
+
+def test_a_file_is_found_by_method_and_steps_or_what_there_is_is_listed(learned_folder):
+    pattern = str(learned_folder / "ld3" / "{method}_{steps}.json")
+    np.testing.assert_array_equal(sampled(pattern).images, sampled(learned_folder / "ld3" / "ld3_3.json").images)
+    with pytest.raises(FileNotFoundError, match=r"--steps=7: there is no ld3_7.json in .*only \['ld3_3.json'\]"):
+        sampled(pattern, num_steps=7)
+    with pytest.raises(FileNotFoundError, match=r"with no --steps.*only \['ld3_3.json'\]"):
+        sampled(pattern, num_steps=0)
+    with pytest.raises(ValueError, match="name its file with --config.sampling.schedule=FILE"):
+        sampled("")
+
+
+def test_a_published_list_goes_with_the_solver_of_the_config(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([50.0, 4.0, 0.5, 0.0]))
+    by_file = sampled(path)
+    config = config_of("ddim")
+    config.sampling.update(method="dpmpp", order=2, grid="50.0,4.0,0.5,0.0", num_steps=3)
+    np.testing.assert_array_equal(by_file.images, run_lib.sample(run_lib.load(config), None, range(2)).images)
+    path.write_text(json.dumps([14.6, 4.0, 0.5, 0.0]))
+    with pytest.raises(ValueError, match="begins at noise scale 14.6, the model at 50"):
+        sampled(path)
