@@ -105,16 +105,16 @@ def best(folder: Path, calls: int, grid: str = "") -> dict[str, Any] | None:
     return min(chosen, key=lambda row: row["distance"]) if chosen else None
 
 
-def learning_config(model: run_lib.Model, calls: int, what: str, preset: str, seed: int) -> Any:
+def learning_config(model: run_lib.Model, calls: int, what: str, preset: str, seed: int, start: str) -> Any:
     config = methods.apply(copy.deepcopy(model.config), what)
     apply_overrides(config, {"sampling.num_steps": calls, "training.num_steps": _UPDATES.value, "seed": seed})
-    config.ld3.preset = preset
+    config.ld3.update(preset=preset, start=start, radius=1.0 if preset else config.ld3.radius)
     return config
 
 
 def learn(model: run_lib.Model, folder: Path, calls: int, what: str, preset: str, seed: int) -> tuple[Path, float]:
     """The schedule of one run of --mode=train, and the minutes it took without the teacher's."""
-    config = learning_config(model, calls, what, preset, seed)
+    config = learning_config(model, calls, what, preset, seed, scales_of(model, folder, "gits", calls))
     workdir = folder / f"{what}{preset and '_'}{preset}_{calls}_seed{seed}"
     pairs = folder / f"pairs_seed{seed}"
     builder.create_pairs(model, config, pairs)

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 import sde_lib
 from array_types import Table
+from builders.config import shipped
 from builders.model import Model
-from sampling import base, multistep, time_grids
+from sampling import base, learned, multistep, time_grids
 from sampling.base import TimeGrid
 from sampling.denoising import Denoiser
 
@@ -51,7 +52,8 @@ def create_grid(model: Model, config: ConfigDict, denoiser: Denoiser) -> TimeGri
     """The grid of config.sampling for a run that ends at noise 0.
 
     A name of `time_grids`; "gits", which draws a few trajectories with `denoiser` first; levels of the training ladder
-    ("20", "4,6,5", "ddim20"); or noise scales with a decimal point, "14.6,2.5,0.4,0.0".
+    ("20", "4,6,5", "ddim20"); noise scales with a decimal point, "14.6,2.5,0.4,0.0"; or a file of them, "list.json"
+    (`sampling.learned`).
 
     Raises ValueError for a grid that is none of these, or does not have the number of steps asked for.
     """
@@ -59,7 +61,9 @@ def create_grid(model: Model, config: ConfigDict, denoiser: Denoiser) -> TimeGri
     s_max, s_min = noise_range(config, model.sde)
     if spec == "gits":
         return _searched(model, config, denoiser, num_steps(config, model.sde), s_max, s_min)
-    if re.fullmatch(r"[\d.eE+-]+(,[\d.eE+-]+)+", spec) and "." in spec:
+    if spec.partition("#")[0].endswith(".json"):
+        grid = _from_file(config, spec, model.sde)
+    elif re.fullmatch(r"[\d.eE+-]+(,[\d.eE+-]+)+", spec) and "." in spec:
         grid = time_grids.explicit([_number(part, spec) for part in spec.split(",")])
     elif re.fullmatch(r"(ddim)?\d+(,\d+)*", spec):
         grid = time_grids.explicit(time_grids.respaced(spec, ladder(model.sde)))
@@ -73,6 +77,18 @@ def create_grid(model: Model, config: ConfigDict, denoiser: Denoiser) -> TimeGri
     if sampling.start_sigma:
         raise ValueError(f"config.sampling.grid={spec!r} says itself where it begins; leave --start_sigma out.")
     return grid
+
+
+def _from_file(config: ConfigDict, spec: str, sde: sde_lib.GaussianSDE) -> TimeGrid:
+    """A published list, or a schedule learned for this very solver that moves its grid alone."""
+    found, sampling = learned.read(shipped(spec)), config.sampling
+    learned.check(found, spec, solver=sampling.method, order=0, num_steps=sampling.num_steps, sde=sde)
+    if found.coefficients or not np.array_equal(found.grid.s, found.grid.s_model):
+        raise ValueError(
+            f"config.sampling.grid={spec!r} is more than a grid: what the network is told or coefficients were learned "
+            f"too. Sample it with --method={found.method} --config.sampling.schedule={spec}."
+        )
+    return found.grid
 
 
 def _number(part: str, spec: str) -> float:

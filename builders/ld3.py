@@ -97,7 +97,7 @@ def first_grid(model: Model, config: ConfigDict) -> Table:
     start, n = config.ld3.start, config.sampling.num_steps
     if start in time_grids.NOISE_GRIDS or start in time_grids.CLOCK_GRIDS:
         return time_grids.make(start, n, *noise_range(_plain(config), model.sde), model.sde, to_zero=False).s
-    plain = _plain(config, method="ddim", grid=start, num_steps=n)
+    plain = _plain(config, method=config.ld3.solver, grid=start, num_steps=n)
     return create_grid(model, plain, model.denoiser).s
 
 

@@ -89,6 +89,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     _check_method(sampling.method)
     check.validate_sampling(config)
     students.check(config)
+    schedules.check(config)
     given = network_conditions(model, config)
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):

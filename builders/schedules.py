@@ -17,6 +17,16 @@ from sampling.learned import Schedule
 METHODS = ("ld3", "s4s", "gs")
 
 
+def check(config: ConfigDict) -> None:
+    """Raises ValueError for a schedule that the method would not read."""
+    sampling = config.sampling
+    if sampling.schedule and "{" not in sampling.schedule and sampling.method not in METHODS:
+        raise ValueError(
+            f"config.sampling.schedule={sampling.schedule!r} is not read by --method={sampling.method}; choose "
+            "--method=ld3 (or s4s or gs, whichever it was learned as), or give a plain grid as config.sampling.grid."
+        )
+
+
 def path_of(config: ConfigDict) -> str:
     """The file of config.sampling.schedule, in which {method} and {steps} stand for those asked for.
 

@@ -186,3 +186,28 @@ def test_a_published_list_goes_with_the_solver_of_the_config(tmp_path):
     path.write_text(json.dumps([14.6, 4.0, 0.5, 0.0]))
     with pytest.raises(ValueError, match="begins at noise scale 14.6, the model at 50"):
         sampled(path)
+
+
+def test_a_grid_may_be_a_file_and_one_that_is_more_than_a_grid_is_sent_on(learned_folder, tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"a": {"t_steps": [50.0, 4.0, 0.5, 0.0]}}))
+    config = config_of("ddim")
+    by_list, by_file = config.copy_and_resolve_references(), config
+    by_list.sampling.grid, by_file.sampling.grid = "50.0,4.0,0.5,0.0", f"{path}#a"
+    drawn = [run_lib.sample(run_lib.load(c), None, range(2)).images for c in (by_list, by_file)]
+    np.testing.assert_array_equal(*drawn)
+    config.sampling.update(grid=str(learned_folder / "ld3" / "ld3_3.json"), method="dpmpp")
+    with pytest.raises(ValueError, match="is more than a grid.*--method=ld3"):
+        run_lib.sample(run_lib.load(config), None, range(2))
+    config.sampling.method = "unipc"
+    with pytest.raises(ValueError, match="was learned for dpmpp, --method asks for unipc"):
+        run_lib.sample(run_lib.load(config), None, range(2))
+
+
+def test_a_schedule_that_the_method_does_not_read_is_refused(learned_folder):
+    config = config_of("ddim")
+    config.sampling.schedule = str(learned_folder / "ld3" / "ld3_3.json")
+    with pytest.raises(ValueError, match="is not read by --method=ddim"):
+        run_lib.sample(run_lib.load(config), None, range(2))
+    config.sampling.schedule = "demo/{method}_{steps}.json"
+    run_lib.sample(run_lib.load(config), None, range(2))
