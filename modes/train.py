@@ -19,13 +19,19 @@ TRAINERS: dict[str, Callable[..., None]] = {
     "consistency": train_consistency.train,
     "ld3": train_ld3.train,
 }
+PLANS: dict[str, Callable[..., None]] = {"ld3": train_ld3.show_plan}  # of --dry_run
 
 
 def run(request: Request) -> None:
-    """Trains into the work directory; a killed run resumes bit for bit."""
+    """Trains into the work directory; a killed run resumes bit for bit. --dry_run shows the plan and trains nothing."""
     config = resolve_config(request.config)
     apply_overrides(config, request.overrides)
     method = config.training.method
     if method not in TRAINERS:
         raise ValueError(f"config.training.method={method!r} is unknown; choose one of {sorted(TRAINERS)}.")
+    if request.dry_run:
+        if method not in PLANS:
+            raise ValueError(f"--dry_run shows no plan of config.training.method={method!r}, only of {sorted(PLANS)}.")
+        PLANS[method](config, request.checkpoint, request.workdir)
+        return
     TRAINERS[method](config, workdir_of(request), request.checkpoint)

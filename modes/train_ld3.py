@@ -35,10 +35,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     <name> is what is learned and the number of steps, as ld3_5. Teacher pairs stay in W/pairs, or come from
     config.ld3.pairs.
     """
-    model = load(config, checkpoint, workdir=workdir)
-    config = copy.deepcopy(model.config)
-    model = dataclasses.replace(model, config=config)
-    task = builder.create_task(model, config)
+    model, config, task = _open(config, checkpoint, workdir)
     folder = workdir / "ld3"
     settings = {"ld3": config.ld3.to_dict(), "steps": task.num_steps, "seed": config.seed}
     keep_plan(folder / f"state_{task.name}", settings | {"weights": model.weights_hash})
@@ -55,6 +52,20 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     learn = _published if config.ld3.preset == "paper" else _default
     params, curves = learn(task, config, pairs, folder / f"state_{task.name}", keep)
     _report(task, config, model, pairs, params, path, curves)
+
+
+def _open(config: ConfigDict, checkpoint: str, workdir: Path | None) -> tuple[Model, ConfigDict, builder.Task]:
+    """The model, its config (what a weight file says of itself is in it), and the task; everything is checked."""
+    model = load(config, checkpoint, workdir=workdir)
+    config = copy.deepcopy(model.config)
+    model = dataclasses.replace(model, config=config)
+    return model, config, builder.create_task(model, config)
+
+
+def show_plan(config: ConfigDict, checkpoint: str, workdir: Path | None) -> None:
+    """--dry_run: the plan, after every check that needs no teacher."""
+    _, config, task = _open(config, checkpoint, workdir)
+    logging.info("%s", plan(task, config))
 
 
 def plan(task: builder.Task, config: ConfigDict) -> str:
@@ -81,7 +92,8 @@ def _default(
     with Progress(settings.num_steps, f"learning {task.name}", "update") as progress:
 
         def on_look(step: int, train: float, valid: float) -> None:
-            logging.info("update %d: loss %.4g, on unseen noise %.4g", step, train, valid)
+            learned_from = f"loss {train:.4g}, " if np.isfinite(train) else ""
+            logging.info("update %d: %son unseen noise %.4g", step, learned_from, valid)
 
         def on_update(loss: float) -> None:
             progress.update()

@@ -211,3 +211,14 @@ def test_a_schedule_that_the_method_does_not_read_is_refused(learned_folder):
         run_lib.sample(run_lib.load(config), None, range(2))
     config.sampling.schedule = "demo/{method}_{steps}.json"
     run_lib.sample(run_lib.load(config), None, range(2))
+
+
+def test_a_dry_run_shows_the_plan_and_trains_nothing(tmp_path, caplog):
+    caplog.set_level("INFO")
+    train.run(Request(config_of(), tmp_path, dry_run=True))
+    assert "ld3_3: dpmpp, 3 network calls an image, 6 updates of 4 images" in caplog.text
+    assert not list(tmp_path.iterdir())
+    config = config_of()
+    config.training.method = "score_matching"
+    with pytest.raises(ValueError, match="--dry_run shows no plan of config.training.method='score_matching'"):
+        train.run(Request(config, tmp_path, dry_run=True))
