@@ -225,11 +225,16 @@ def usual_grids(task: Task, model: Model, config: ConfigDict, learned_grid: Time
     found: dict[str, Table] = {"learned": learned_grid.s}
     if not np.array_equal(learned_grid.s, learned_grid.s_model):
         found["told to the network"] = learned_grid.s_model
-    for name in dict.fromkeys((config.ld3.start, "edm", "logsnr", "time_quadratic")):
-        if name != "gits":
-            plain = _plain(config, method="ddim", grid=name, num_steps=task.num_steps)
-            found[name] = create_grid(model, plain, model.denoiser).s
+    found[f"begun from ({start_name(config)})"] = np.asarray(ld3.frozen(*task.problem[1:3], task.params)[0].s)
+    for name in ("edm", "logsnr", "time_quadratic"):
+        plain = _plain(config, method="ddim", grid=name, num_steps=task.num_steps)
+        found[name] = create_grid(model, plain, model.denoiser).s
     return found
+
+
+def start_name(config: ConfigDict) -> str:
+    """config.ld3.start, or "as given" for a list of noise scales."""
+    return "as given" if "," in config.ld3.start else config.ld3.start
 
 
 def distances(

@@ -162,7 +162,7 @@ def _report(
     count = min(SHOWN, len(pairs.valid_noise))
     shown = {
         "teacher": pairs.valid_targets[:count],
-        f"{schedule.solver}, {task.num_steps} steps, {config.ld3.start}": images_before(count),
+        f"{schedule.solver}, {task.num_steps} steps, {builder.start_name(config)} grid": images_before(count),
         f"{task.name}": images_after(count),
     }
     rows = {name: to_pixels(model, images) for name, images in shown.items()}
