@@ -9,6 +9,7 @@ from sampling_oracles import Gaussian
 
 from sampling import base, general_solver, multistep, time_grids
 from sampling.base import TimeGrid
+from sde_lib import VPSDE
 from training import ld3
 
 PARAMETRISATION = golden("parametrisation.npz")
@@ -165,24 +166,26 @@ def test_before_learning_the_student_is_its_solver(method):
     np.testing.assert_allclose(ld3.solve(where, student, params, GAUSSIAN, y), wanted.y, rtol=1e-9, atol=1e-11)
 
 
-def test_general_coefficients_are_what_they_are_said_to_be():
-    """A step of GS written out: the solver plus its corrections in eps and x0."""
-    where, student, n = ld3.Space(SigmaTime(), 20.0, 0.05), ld3.Student("ddim"), 3
+@pytest.mark.parametrize("sde", [SigmaTime(), VPSDE()], ids=["ve", "vp"])
+def test_general_coefficients_are_what_they_are_said_to_be(sde):
+    """A step of GS written out: the solver plus its corrections in eps and x0, with network times of their own."""
+    where, student, n = ld3.Space(sde, 20.0, 0.05), ld3.Student("ddim"), 3
     random = np.random.RandomState(0)
-    params = ld3.initial(where, student, n, "gs")
+    params = ld3.initial(where, student, n, "gs") | {"shifts": jnp.asarray(random.randn(n + 1))}
     params = params | {key: jnp.asarray(random.randn(n, n)) for key in ("on_eps", "on_x0")}
-    s = np.asarray(ld3.grid(where, params).s)
+    s, told = (np.asarray(part) for part in ld3.grid(where, params))
+    scale = np.asarray(sde.alpha(np.asarray(sde.time(s)))) / np.asarray(sde.alpha(np.asarray(sde.time(told))))
     y = jnp.asarray(20 * random.randn(2, 2, 1, 1))
     found = ld3.solve(where, student, params, GAUSSIAN, y)
     eps, x0 = [], []
     for k in range(n):
-        x0.insert(0, GAUSSIAN(y, s[k]))
-        eps.insert(0, (y - x0[0]) / s[k])
+        x0.insert(0, GAUSSIAN(scale[k] * y, told[k]))
+        eps.insert(0, (scale[k] * y - x0[0]) / told[k])
         y = x0[0] + s[k + 1] / s[k] * (y - x0[0])
         for j in range(k + 1):
             y = y + 0.1 * (s[k + 1] - s[k]) * params["on_eps"][k, j] * eps[j]
             y = y + 0.1 * (1 - s[k + 1] / s[k]) * params["on_x0"][k, j] * x0[j]
-    np.testing.assert_allclose(found, y, rtol=1e-11)
+    np.testing.assert_allclose(found, y, rtol=1e-9)
 
 
 def test_general_solver_samples_with_a_recording_and_counts_its_calls():

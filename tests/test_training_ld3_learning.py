@@ -78,6 +78,20 @@ def test_what_is_stored_samples_as_what_was_learned(solver, order, variant, meth
     np.testing.assert_allclose(state.y, wanted, rtol=1e-9, atol=1e-10)
 
 
+def test_an_update_takes_the_mean_over_its_pairs_however_they_are_called():
+    case, pairs = problem(), teacher_pairs(6)
+    params = scattered(ld3.initial(case.space, case.student, 3))
+
+    def mean(params):
+        noise, targets = jnp.asarray(pairs.noise), jnp.asarray(pairs.targets)
+        return ld3.loss(case.objective, case.space, case.student, GAUSSIAN, params, noise, targets).mean()
+
+    value, wanted = jax.jit(jax.value_and_grad(mean))(params)
+    loss, found = ld3_learning._of_batch(case, params, pairs, Settings(10, microbatch=2), 0)
+    np.testing.assert_allclose(loss, value, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), found, wanted)
+
+
 def learn(folder, case=None, pairs=None, lr=0.05, n=3, **settings):
     case, told = case or problem(), []
     optimizer = optax.adam(lr)

@@ -95,3 +95,11 @@ def test_a_published_run_that_was_stopped_goes_on_as_it_would_have(tmp_path):
     np.testing.assert_array_equal(found.best["logits"], whole.best["logits"])
     np.testing.assert_array_equal(found.train_noise, whole.train_noise)
     assert found.accepted == whole.accepted and found.looks[3].on_one_batch is True
+
+
+def test_pairs_come_in_another_order_every_time_unless_there_is_no_seed():
+    learner = _learner(lambda params, z, target: z.sum((1, 2, 3)), 14)
+    first, second = (np.concatenate(list(learner._batches(12))) for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(12)) and first.tolist() != second.tolist()
+    ordered = _learner(lambda params, z, target: z.sum((1, 2, 3)), 14, seed=None)
+    np.testing.assert_array_equal(np.concatenate(list(ordered._batches(12))), range(12))
