@@ -27,6 +27,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run, and stop bef
 
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "--mode=sweep: NAME=VALUE,VALUE; repeat it for the product.")
 _SHARD = flags.DEFINE_string("shard", "", "--mode=sweep: k/n takes every n-th point, for job arrays.")
+_MINUTES = flags.DEFINE_float("minutes", 10.0, "--mode=compare: about how long it may take.")
 
 # Short flags, the published ones among them; modes/request.py says which config key each one sets.
 _SHORT = [
@@ -37,6 +38,7 @@ _SHORT = [
     flags.DEFINE_string("freq_mask_path", None, "Frequency mask: .npy, natural, power:2.0."),
     flags.DEFINE_string("space_mask_path", None, "Pixel mask: .npy."),
     flags.DEFINE_string("labels", None, "Classes of the images, in turn, such as 3,7."),
+    flags.DEFINE_string("data", None, "Images: a folder, zip, npz, TFRecords, LMDB or tfds:name."),
     flags.DEFINE_string("start_image", None, "Image or folder of images to begin from, noised."),
     flags.DEFINE_float("start_sigma", None, "Noise scale that --start_image is noised to."),
     flags.DEFINE_integer("num_samples", None, "How many images."),
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> None:
         dry_run=_DRY_RUN.value,
         sweep=tuple(_SWEEP.value),
         shard=_SHARD.value,
+        minutes=_MINUTES.value,
         from_image=_FROM_IMAGE.value,
         from_model=_FROM_MODEL.value,
     )

@@ -48,14 +48,16 @@ def run(request: Request) -> None:
     logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
 
 
-def measure(folder: Path, statistics: reference.Reference, photographs: Photographs | None) -> dict[str, Any]:
-    """The row of a finished run in `folder`, and a plot of its spectrum there."""
+def measure(folder: Path, statistics: reference.Reference | None, photographs: Photographs | None) -> dict[str, Any]:
+    """The row of a finished run in `folder`, and a plot of its spectrum there; without statistics, its cost alone."""
     images, record = read_run(folder)
-    row: dict[str, Any] = dict(reference.scores(images, statistics))
-    if photographs is not None:
-        row |= _against_images(images, photographs, statistics.block)
+    row: dict[str, Any] = {"n": len(images)}
+    if statistics is not None:
+        row |= reference.scores(images, statistics)
+        if photographs is not None:
+            row |= _against_images(images, photographs, statistics.block)
+        _plot(folder / "spectrum.png", images, statistics)
     session = record["sessions"][-1]
-    _plot(folder / "spectrum.png", images, statistics)
     return row | {
         "method": record["settings"]["config"]["sampling"]["method"],
         "calls": session.get("calls"),

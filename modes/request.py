@@ -18,6 +18,7 @@ SHORT_FLAGS = {
     "freq_mask_path": "sampling.freq_mask_path",
     "space_mask_path": "sampling.space_mask_path",
     "labels": "sampling.labels",
+    "data": "data.source",
     "start_image": "sampling.start_image",
     "start_sigma": "sampling.start_sigma",
     "num_samples": "eval.num_samples",
@@ -38,6 +39,7 @@ class Request(NamedTuple):
     dry_run: bool = False
     sweep: tuple[str, ...] = ()
     shard: str = ""
+    minutes: float = 10.0  # --mode=compare: about how long it may take
     from_image: str = ""  # --mode=sample: draws this image again
     from_model: int = 0  # --mode=masks: from so many images that the model draws
 

@@ -9,6 +9,8 @@ finished rows are not made again, and images of an unfinished point are kept.
 import ast
 import itertools
 import json
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,7 @@ def run(request: Request) -> None:
             _append_failure(workdir / "failures.jsonl", name, str(error))
             continue
         row = evaluate.measure(workdir / folder, statistics, photographs)
+        row |= {"draw": draw_command(sys.argv, point)}
         rows.append_row(table, {"point": name} | {key.rpartition(".")[2]: value for key, value in point.items()} | row)
         rows.write_csv(workdir / "results.csv", rows.read_rows(table))
     if request.dry_run:
@@ -95,6 +98,21 @@ def shard_of(points: list[Point], shard: str) -> list[Point]:
 def point_name(point: Point) -> str:
     """ "method=pds,speed_up=10": a name for rows and folders."""
     return ",".join(f"{key.rpartition('.')[2]}={str(value).replace('/', '_')}" for key, value in point.items())
+
+
+def draw_command(command: Sequence[str], point: Point) -> str:
+    """The command line that draws the images of a point, from that of the sweep or comparison."""
+    dropped = ("mode", "sweep", "shard", "minutes", "data", "num_samples")
+    kept, arguments = [], iter(command[1:])
+    for argument in arguments:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name not in dropped:
+            kept.append(argument)
+        elif not equals:
+            next(arguments, None)  # its value
+    short = {key: name for name, key in SHORT_FLAGS.items()}
+    added = [f"--{short.get(key, f'config.{key}')}={value}" for key, value in point.items()]
+    return shlex.join(["python", "main.py", *kept, *added])
 
 
 def _value(text: str, default: Any, option: str) -> Any:

@@ -104,14 +104,14 @@ def test_apple_silicon_is_welcome(run, started, monkeypatch):
 def test_without_a_verb_it_lists_them_and_fails():
     done = subprocess.run([sys.executable, str(ROOT / "run")], capture_output=True, text=True)
     assert done.returncode == 2
-    for verb in ("sample", "test", "setup", "check", "doctor", "lock", "clean"):
+    for verb in ("sample", "compare", "test", "setup", "check", "doctor", "lock", "clean"):
         assert re.search(rf"^  {verb} +\w", done.stdout, re.MULTILINE), verb
 
 
 def test_an_unknown_verb_names_the_choices_without_a_traceback():
     done = subprocess.run([sys.executable, str(ROOT / "run"), "smaple"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.match(r"run: 'smaple' is no verb.*choose one of sample, test, setup", done.stderr)
+    assert re.match(r"run: 'smaple' is no verb.*choose one of sample, compare, test", done.stderr)
     assert "Traceback" not in done.stderr
 
 

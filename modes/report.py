@@ -1,0 +1,195 @@
+"""--mode=report: one page that says which method to use, from the rows and images of a sweep or a comparison.
+
+    python main.py --mode=report --workdir W [--config C]
+
+Reads W/results.jsonl, W/failures.jsonl and the images of each row; writes W/report/index.html, which holds everything
+it shows, and the pictures beside it.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from builders.config import apply_overrides, resolve_config, shipped
+from metrics import reference, spectrum
+from modes.request import Request, workdir_of
+from reports import choose, page, plots, rows
+from reports.grids import comparison_grid
+from reports.images import write_png
+from reports.outputs import read_run
+
+SHOWN = 8  # images of each method
+LINES = 8  # methods in the pictures of images and spectra
+COLUMNS = {
+    "method": "method",
+    "steps": "steps",
+    "calls": "calls",
+    "gradient_calls": "gradient calls",
+    "block_frechet": "block Frechet",
+    "distance": "distance",
+    "radial_power_error": "spectrum error",
+    "residual_noise": "residual noise",
+    "seconds": "seconds",
+}
+
+
+def run(request: Request) -> None:
+    """Writes the report of --workdir; --config is needed only for reference spectra (config.eval.reference)."""
+    config = None
+    if request.config is not None:
+        config = resolve_config(request.config)
+        apply_overrides(config, request.overrides)
+    logging.info("Open %s in a browser.", write_report(workdir_of(request), config))
+
+
+def write_report(workdir: Path, config: ConfigDict | None = None) -> Path:
+    """W/report/index.html. Raises FileNotFoundError or ValueError where there is nothing to compare."""
+    table = workdir / "results.jsonl"
+    if not table.exists():
+        raise FileNotFoundError(
+            f"{table} is not there: measure something first, with --mode=compare or --mode=sweep and this --workdir."
+        )
+    newest = {row.get("point") or row.get("folder"): row for row in rows.read_rows(table)}
+    everything = list(newest.values())
+    quality, judged = choose.judged(everything)
+    choose.check_comparable(judged, str(table))
+    judged.sort(key=lambda row: (row["calls"], row[quality]))
+    front = set(plots.pareto_front([(row["calls"], row[quality]) for row in judged]))
+    best = [row for row in judged if (row["calls"], row[quality]) in front]
+    folder = workdir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    said, meaning = choose.QUALITIES[quality]
+    parts = [
+        page.paragraph(f"Methods are judged by the {said}: {meaning} Less is better."),
+        page.heading("What to use"),
+        _choices(judged, quality),
+        page.heading("Quality against cost"),
+        _quality(folder, judged, quality),
+        page.heading("The same noise, each method"),
+        _images(folder, workdir, best, judged),
+        *_grids(folder, judged),
+        *_spectra(folder, best, workdir, config),
+        page.heading("All rows"),
+        _table(judged, front, quality),
+        *_rest(workdir, [row for row in everything if row not in judged]),
+    ]
+    path = folder / "index.html"
+    page.write_page(path, "Which method should I use?", _facts(judged), parts)
+    return path
+
+
+def _facts(judged: Sequence[Mapping[str, Any]]) -> str:
+    row = judged[0]
+    against = f", against {row['reference_n']} images of {row['reference']}" if row.get("reference") else ""
+    return (
+        f"Checkpoint {row['checkpoint']} · {row['n']} images a row, seed {row['seed']}{against} · {row['machine']} · "
+        f"{time.strftime('%Y-%m-%d')}"
+    )
+
+
+def _choices(judged: Sequence[Mapping[str, Any]], quality: str) -> str:
+    lines = []
+    for choice in choose.recommend(judged, quality):
+        budget = "more" if math.isinf(choice.budget) else f"up to {choice.budget:.0f}"
+        command = choice.row.get("draw", "") if choice.row else ""
+        lines.append((budget, choice.words, command))
+    return page.choices(lines)
+
+
+def _quality(folder: Path, judged: Sequence[Mapping[str, Any]], quality: str) -> str:
+    labels = {"calls": "network calls an image", "seconds": "seconds for all images, without compilation"}
+    labels[quality] = choose.QUALITIES[quality][0]
+    floor = judged[0].get(f"{quality}_floor")
+    figures = []
+    for cost, caption in (
+        ("calls", "Quality against network calls. The grey band is the front: nothing measured beats it in both."),
+        ("seconds", "The same against time. Bars are 95 % intervals over the images."),
+    ):
+        timed = [row for row in judged if row.get(cost)]
+        if timed:
+            plots.plot_quality(folder / f"quality_{cost}.png", timed, quality, cost, labels, "", floor)
+            figures.append(page.figure(folder / f"quality_{cost}.png", caption))
+    return page.pair(*figures)
+
+
+def _images(folder: Path, workdir: Path, best: list, judged: list) -> str:
+    """A row of images for each method on the front, then for others, from equal noise."""
+    others = [row for row in judged if row not in best]
+    pictures = {}
+    for row in [*best, *others][:LINES]:
+        images = _drawn(row)
+        if images is not None:
+            pictures[choose.name(row)] = images[:SHOWN]
+    if not pictures:
+        return page.paragraph("The images of these rows are no longer there.", "note")
+    write_png(folder / "images.png", comparison_grid(pictures))
+    return page.figure(
+        folder / "images.png", "One column is one draw of noise. First the methods on the front, cheapest first."
+    )
+
+
+def _drawn(row: Mapping[str, Any]) -> np.ndarray | None:
+    try:
+        return read_run(row["folder"])[0]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _grids(folder: Path, judged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the deterministic methods step, those of ten steps or so."""
+    known = [row for row in judged if row.get("grid")]
+    if not known:
+        return []
+    shown = sorted(known, key=lambda row: abs(len(row["grid"].split(",")) - 11))[:LINES]
+    grids = {choose.name(row): np.array([float(s) for s in row["grid"].split(",")]) for row in shown}
+    plots.plot_grids(folder / "grids.png", dict(sorted(grids.items())))
+    caption = "Each tick is a noise scale at which a method stands; from noise on the left to the image on the right."
+    return [page.heading("Where they step"), page.figure(folder / "grids.png", caption)]
+
+
+def _spectra(folder: Path, best: Sequence[Mapping[str, Any]], workdir: Path, config: ConfigDict | None) -> list[str]:
+    """Radial power of the methods on the front against that of real images, where those are known."""
+    statistics = find_statistics(workdir, config)
+    drawn = {choose.name(row): images for row in best[:LINES] if (images := _drawn(row)) is not None}
+    if statistics is None or not drawn or next(iter(drawn.values())).shape[1:] != statistics.image_shape:
+        return []
+    power = {label: spectrum.radial_power(images).mean(axis=0) for label, images in drawn.items()}
+    plots.plot_spectra(folder / "spectra.png", power, statistics.radial_power, statistics.name)
+    caption = (
+        "Radial power spectra on the front; on the right over that of real images: above 1 is noise, below is blur."
+    )
+    return [page.heading("Too smooth, too noisy?"), page.figure(folder / "spectra.png", caption)]
+
+
+def find_statistics(workdir: Path, config: ConfigDict | None) -> reference.Reference | None:
+    """Of real images: W/reference.npz, or config.eval.reference; None where there is neither."""
+    if (workdir / "reference.npz").exists():
+        return reference.load_reference(workdir / "reference.npz")
+    if config is not None and config.eval.reference:
+        return reference.load_reference(shipped(config.eval.reference))
+    return None
+
+
+def _table(judged: Sequence[Mapping[str, Any]], front: set, quality: str) -> str:
+    columns = {key: text for key, text in COLUMNS.items() if any(row.get(key) for row in judged)}
+    marked = [place for place, row in enumerate(judged) if (row["calls"], row[quality]) in front]
+    return page.table(judged, columns, marked) + page.paragraph("Tinted rows are on the front.", "note")
+
+
+def _rest(workdir: Path, unjudged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What failed, and what was measured and cannot be judged."""
+    failures = rows.read_rows(workdir / "failures.jsonl")
+    parts = []
+    if unjudged:
+        parts.append(page.heading("Not judged"))
+        parts += [page.paragraph(str(row.get("point") or row.get("folder")), "note") for row in unjudged]
+    if failures:
+        parts.append(page.heading("What failed"))
+        parts += [page.paragraph(f"{row.get('point')}: {row.get('error')}", "note") for row in failures]
+    return parts
