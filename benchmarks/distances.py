@@ -33,6 +33,11 @@ def edited(model: run_lib.Model, edits: Mapping[str, Any]) -> run_lib.Model:
     return dataclasses.replace(model, config=config)
 
 
+def program(edits: Mapping[str, Any]) -> frozenset:
+    """What edits must agree in to be run by one compiled program."""
+    return frozenset((name, value) for name, value in edits.items() if name not in _SHARE_A_PROGRAM)
+
+
 def draw(model: run_lib.Model, edits: Mapping[str, Any], count: int, kept: Path, compiled: set[frozenset]) -> Drawn:
     """`count` images under the edited config, of which those in the file `kept` are not drawn again.
 
@@ -45,7 +50,7 @@ def draw(model: run_lib.Model, edits: Mapping[str, Any], count: int, kept: Path,
     if kept.exists():
         with np.load(kept) as file:
             drawn = Drawn(file["images"], *(file[name].item() for name in Drawn._fields[1:]))
-    key = frozenset((name, value) for name, value in edits.items() if name not in _SHARE_A_PROGRAM)
+    key = program(edits)
     if len(drawn.images) < count and key not in compiled:
         compiled.add(key)
         warm_up = edited(model, dict(edits) | {"sampling.num_steps": min(5, edits["sampling.num_steps"])})

@@ -9,7 +9,6 @@ images that no schedule was learned from or chosen by. Rows, pairs, schedules an
 stopped or repeated goes on where it was.
 """
 
-import copy
 import sys
 import time
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 from absl import app, flags, logging
 
 import run_lib
-from benchmarks.distances import distance, draw, edited
+from benchmarks.distances import distance, draw, edited, program
 from builders import ld3 as builder
 from builders.config import apply_overrides
 from builders.grids import create_grid
-from configs import methods
 from metrics import reference
 from modes import train_ld3
 from reports import rows
@@ -32,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "out/ld3_table", "Rows, schedules and 
 _CONFIG = flags.DEFINE_string("model_config", "configs/ve/demo.py", "The model.")
 _REFERENCE = flags.DEFINE_string("reference", "demo/flowers32_reference.npz", "Statistics of real images.")
 _CALLS = flags.DEFINE_list("calls", ["5", "10", "3", "8"], "Network calls an image.")
-_UPDATES = flags.DEFINE_integer("updates", 100, "Of each learned schedule but those of the published loop.")
+_UPDATES = flags.DEFINE_integer("updates", 100, "Of Adam.")
 _N = flags.DEFINE_integer("n", 64, "Images of a distance.")
 _N_QUALITY = flags.DEFINE_integer("n_quality", 256, "Images for Frechet distance and spectrum.")
 _PAGE = flags.DEFINE_string("page", "", "Markdown page whose section ld3 is rewritten.")
@@ -47,18 +45,21 @@ SOLVERS: dict[str, dict[str, Any]] = {
 }
 GRIDS = ("edm", "logsnr", "time_cubic", "dmn", "gits")
 LEARNED = (  # calls, what, preset, seed
+    (5, "ld3", "adam", 0),
+    (5, "gs", "adam", 0),
+    (10, "ld3", "adam", 0),
+    (3, "ld3", "", 0),
     (5, "ld3", "", 0),
+    (8, "ld3", "", 0),
     (5, "gs", "", 0),
     (10, "ld3", "", 0),
-    (10, "gs", "", 0),
-    (3, "ld3", "", 0),
-    (8, "ld3", "", 0),
-    (5, "s4s", "", 0),
     (5, "ld3", "paper", 0),
-    (5, "gs", "", 1),
     (5, "ld3", "", 1),
-    (10, "s4s", "", 0),
+    (5, "s4s", "", 0),
+    (5, "gs", "", 1),
     (5, "s4s", "", 1),
+    (10, "gs", "adam", 0),
+    (10, "s4s", "adam", 0),
     (10, "ld3", "paper", 0),
 )
 
@@ -106,9 +107,14 @@ def best(folder: Path, calls: int, grid: str = "") -> dict[str, Any] | None:
 
 
 def learning_config(model: run_lib.Model, calls: int, what: str, preset: str, seed: int, start: str) -> Any:
-    config = methods.apply(copy.deepcopy(model.config), what)
-    apply_overrides(config, {"sampling.num_steps": calls, "training.num_steps": _UPDATES.value, "seed": seed})
-    config.ld3.update(preset=preset, start=start, radius=1.0 if preset else config.ld3.radius)
+    config = run_lib.load_config_file(f"{_CONFIG.value}:{what}")
+    apply_overrides(config, {"sampling.num_steps": calls, "seed": seed})
+    config.ld3.start = start
+    if preset == "paper":
+        config.ld3.update(preset=preset, radius=1.0)
+    elif preset == "adam":
+        config.ld3.update(optimizer="adam", batch_size=8)
+        config.training.num_steps = _UPDATES.value
     return config
 
 
@@ -187,10 +193,11 @@ def main(argv: list[str]) -> None:
         if calls not in asked or (label, calls, seed) in known():
             continue
         path, minutes = learn(model, folder, calls, what, preset, seed)
-        updates = 168 if preset else _UPDATES.value
+        updates = learning_config(model, calls, what, preset, seed, "edm").training.num_steps
+        updates = 168 if preset == "paper" else updates
         facts = {"what": label, "calls": calls, "seed": seed, "updates": updates, "minutes": round(minutes, 1)}
         edits = {"sampling.method": what, "sampling.num_steps": calls, "sampling.schedule": str(path.resolve())}
-        measure(model, folder, facts, edits, set())
+        measure(model, folder, facts, edits, {program(edits)})  # a schedule has no other steps to warm up with
         refresh()
     for calls in asked:
         for label, grid in (("best unlearned", ""), ("GITS", "gits"), ("DMN", "dmn")):

@@ -25,6 +25,7 @@ from training import ld3, ld3_learning, ld3_published
 from training.ld3 import Params
 
 PRESETS = ("", "paper")
+OPTIMIZERS = ("adam", "gauss_newton")
 _OTHER_NOISE = 7919  # added to config.seed: pairs to learn from begin from other noise than the images one draws
 _BELOW = 0.5  # a learned grid may call the network at half of its least noise scale, no further
 
@@ -61,6 +62,13 @@ def create_task(model: Model, config: ConfigDict) -> Task:
         raise ValueError(f"config.ld3.preset={own.preset!r} is unknown; choose one of {PRESETS}.")
     if own.loss not in ld3.DISTANCES:
         raise ValueError(f"config.ld3.loss={own.loss!r} is unknown; choose one of {sorted(ld3.DISTANCES)}.")
+    if own.optimizer not in OPTIMIZERS:
+        raise ValueError(f"config.ld3.optimizer={own.optimizer!r} is unknown; choose one of {OPTIMIZERS}.")
+    if own.optimizer == "gauss_newton" and (own.loss != "l2" or own.radius):
+        raise ValueError(
+            f"config.ld3.optimizer='gauss_newton' lowers squared distances of noise that stays: set config.ld3.loss=l2 "
+            f"(it is {own.loss!r}) and config.ld3.radius=0 (it is {own.radius:g})."
+        )
     if n < 2:
         raise ValueError(f"--steps={n}: a grid of fewer than 2 steps has nothing to learn; --steps=5, for example.")
     if config.guidance.kind != "none":

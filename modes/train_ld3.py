@@ -21,7 +21,7 @@ from reports.images import write_png
 from reports.plots import plot_grids, plot_learning
 from reports.progress import Progress
 from sampling import learned
-from training import ld3, ld3_learning, ld3_published, loop
+from training import gauss_newton, ld3, ld3_learning, ld3_published, loop
 from training.ld3 import Params
 
 SHOWN = 8  # images before and after
@@ -77,9 +77,12 @@ def plan(task: builder.Task, config: ConfigDict) -> str:
     pairs += f" of {own.pairs}" if own.pairs else f" drawn by {own.teacher} in {own.teacher_steps} steps"
     if own.preset == "paper":
         return f"{task.name}: the published loop, {student.solver}, {calls} network calls an image, {pairs}."
+    cost = f"{calls * size} network calls, as many again with a gradient"
+    if own.optimizer == "gauss_newton":
+        cost = f"{calls * size * (1 + len(gauss_newton.free(task.params)))} network calls"
     return (
         f"{task.name}: {student.solver}, {calls} network calls an image, {config.training.num_steps} updates of {size} "
-        f"images, {pairs}; an update costs {calls * size} network calls, as many again with a gradient."
+        f"images, {pairs}; an update costs {cost}."
     )
 
 
@@ -88,7 +91,9 @@ def _default(
 ) -> tuple[Params, Curves]:
     """Adam on exact gradients: the best parameters, and the losses by update."""
     settings = builder.learning_settings(config)
-    optimizer = loop.create_optimizer(num_steps=settings.num_steps, **config.optim.to_dict())
+    optimizer = None
+    if config.ld3.optimizer == "adam":
+        optimizer = loop.create_optimizer(num_steps=settings.num_steps, **config.optim.to_dict())
     with Progress(settings.num_steps, f"learning {task.name}", "update") as progress:
 
         def on_look(step: int, train: float, valid: float) -> None:

@@ -121,6 +121,8 @@ def test_the_published_loop_writes_a_grid_that_samples(tmp_path):
         ({"learn": "gan"}, "config.ld3.learn='gan' is unknown"),
         ({"loss": "lpips"}, r"config.ld3.loss='lpips' is unknown; choose one of \['huber', 'l1', 'l2'\]"),
         ({"preset": "mine"}, "config.ld3.preset='mine' is unknown"),
+        ({"optimizer": "sgd"}, "config.ld3.optimizer='sgd' is unknown"),
+        ({"optimizer": "gauss_newton", "loss": "l1"}, "set config.ld3.loss=l2"),
         ({"steps": 1}, "fewer than 2 steps has nothing to learn"),
         ({"order": 3, "steps": 2}, "needs at least 3 steps"),
         ({"start": "edn"}, "'edn' is unknown"),

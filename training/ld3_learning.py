@@ -21,7 +21,7 @@ import optax
 from array_types import Image, PerImage
 from sampling.base import Step
 from sampling.denoising import Denoiser
-from training import ld3
+from training import gauss_newton, ld3
 from training.ld3 import Distance, Objective, Params, Space, Student
 from training.state import load_state, save_state
 
@@ -192,13 +192,15 @@ def learn(
     params: Params,
     pairs: Pairs,
     settings: Settings,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | None,
     folder: Path,
     on_better: Callable[[Params, float, int], None] = lambda params, loss, step: None,
     on_update: Callable[[float], None] = lambda loss: None,
     on_look: Callable[[int, float, float], None] = lambda step, train, valid: None,
 ) -> Params:
     """The parameters with the least validation loss; from the state saved in `folder` where there is one.
+
+    `optimizer`: of gradients; None takes damped Gauss-Newton, for the squared distance alone.
 
     Writes the state and a line of `ld3_log.jsonl` at each look at the validation pairs. `on_better(params, loss, step)`
     is told of each gain, `on_update(loss)` of each update, `on_look(step, train, valid)` of each look.
@@ -211,7 +213,9 @@ def learn(
     params = jax.tree.map(jnp.asarray, params)
     if problem.objective.radius:
         params = params | {"latents": jnp.zeros(pairs.noise.shape, pairs.noise.dtype)}
-    fresh = State(jnp.zeros((), jnp.int32), params, params, jnp.asarray(np.inf), optimizer.init(params))
+    fresh = State(
+        jnp.zeros((), jnp.int32), params, params, jnp.asarray(np.inf), (optimizer or gauss_newton).init(params)
+    )
     stored = load_state(folder, fresh)
     state = fresh if stored is None else stored
     train: list[float] = []
@@ -223,16 +227,39 @@ def learn(
             train = []
         if number == settings.num_steps:
             break
-        loss, gradient = _of_batch(problem, state.params, pairs, settings, number)
-        if not np.isfinite([loss, float(optax.tree.norm(gradient))]).all():
+        if optimizer is None:
+            state, loss, size = _gauss_newton(problem, state, pairs, settings, number)
+        else:
+            loss, gradient = _of_batch(problem, state.params, pairs, settings, number)
+            size = float(optax.tree.norm(gradient))
+        if not np.isfinite([loss, size]).all():
             raise FloatingPointError(
                 f"LD3's loss is {loss} at update {number + 1}; the best schedule so far and the last state in {folder} "
                 "are kept. Lower --config.optim.lr, or begin from another grid (--config.ld3.start)."
             )
-        state = _update(optimizer, state, gradient)
+        if optimizer is not None:
+            state = _update(optimizer, state, gradient)
         train.append(loss)
         on_update(loss)
     return state.best
+
+
+def _gauss_newton(
+    problem: Problem, state: State, pairs: Pairs, settings: Settings, number: int
+) -> tuple[State, float, float]:
+    """The state after one update, the loss before it, and how far the numbers moved."""
+    places = _batch(settings, len(pairs.noise), number)
+
+    def residuals(params: Params) -> np.ndarray:
+        parts = (places[start : start + settings.microbatch] for start in range(0, len(places), settings.microbatch))
+        found = [
+            np.asarray(run(problem, params, jnp.asarray(pairs.noise[part]))) - pairs.targets[part] for part in parts
+        ]
+        return np.concatenate(found).ravel()
+
+    params, damping, loss = gauss_newton.update(residuals, state.params, state.opt_state)
+    moved = float(optax.tree.norm(jax.tree.map(jnp.subtract, params, state.params)))
+    return state._replace(step=state.step + 1, params=params, opt_state=damping), loss, moved
 
 
 def _of_batch(problem: Problem, params: Params, pairs: Pairs, settings: Settings, number: int) -> tuple[float, Params]:

@@ -29,7 +29,7 @@ def get_config(method: str = "") -> ConfigDict:
         nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0, scaling="edm", scale_by_sigma=False, predicts="x0"
     )
     config.sampling.schedule = "demo/{method}_{steps}.json"
-    config.ld3.update(num_train=48, num_valid=16, batch_size=8)
+    config.ld3.update(num_train=48, num_valid=16, batch_size=16, start="gits", optimizer="gauss_newton", valid_every=1)
     config.data.holdout = 10
     config.eval.update(num_samples=16, batch_size=16, compare="pc", reference="demo/flowers32_reference.npz")
     config.training.update(
@@ -73,4 +73,11 @@ def _consistency(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def _learned(config: ConfigDict) -> ConfigDict:
+    """A few updates of Gauss-Newton, each on fresh pairs."""
+    config.training.num_steps = 8
+    return config
+
+
 TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency}
+TRAINING |= dict.fromkeys(("ld3", "s4s", "gs"), _learned)
