@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Keys
+from array_types import Image, Keys, Table
 from sampling import conditional, denoising, multistep, published_splitting, single_step
 from sampling.base import Sampler, Step, TimeGrid
 from sampling.conditional import Curvature, Kicks
@@ -202,6 +202,7 @@ def plan(
     shares_call: bool = False,
     projects: bool = False,
     curvature: Curvature | None = None,
+    input_scale: Table | None = None,
 ) -> Plan:
     """The rows of a guided run, float64 NumPy.
 
@@ -211,15 +212,17 @@ def plan(
       shares_call: an unsplit gradient comes with the network's estimate.
       projects: a projection follows each step.
       curvature: of the guidance, for automatic substeps.
+      input_scale: alpha(s)/alpha(s_model) at s[:-1] where network times were learned apart (`multistep.table`).
 
-    Raises: ValueError for automatic substeps without a curvature, and what the tables of D raise.
+    Raises: ValueError for automatic substeps without a curvature, for an input_scale with a D that has none, and what
+    the tables of D raise.
     """
     if settings.splitting != "none" and settings.substeps == 0 and curvature is None:
         raise ValueError(
             "config.guidance.substeps=0 (automatic) needs the curvature of log p, which this guidance does not state; "
             "give a number, or measure it with sampling.conditional.measured_curvature."
         )
-    solve, init, table, rows_a_step = _network_rows(settings, grid)
+    solve, init, table, rows_a_step = _network_rows(settings, grid, input_scale)
     network, gradient = guidance_cost
     if settings.splitting == "none":
         before = after = [_no_kicks()] * grid.num_steps
@@ -235,20 +238,28 @@ def plan(
     return Plan(rows, SplitStep(solve, conditional.SOLVERS[settings.conditional]), init, nfe, gradients, ends)
 
 
-def _network_rows(settings: Settings, grid: TimeGrid) -> tuple[Step, Callable[[Image], Any], Any, np.ndarray]:
+def _network_rows(
+    settings: Settings, grid: TimeGrid, input_scale: Table | None
+) -> tuple[Step, Callable[[Image], Any], Any, np.ndarray]:
     """The step of D, its initial state, its table, and how many rows of it each step of the grid takes."""
     one = np.ones(grid.num_steps, int)
     if settings.order and settings.solver in _ONE_ORDER:
         raise ValueError(f"{settings.solver} has one order only; leave config.sampling.order at 0.")
-    if settings.solver in single_step.STEPS:
-        return single_step.STEPS[settings.solver], single_step.init, single_step.rows(grid), one
+    published = 0
     if settings.compat == "official" and settings.splitting == "none":
         published = published_splitting.plms_order(settings.solver)
-        if published:
-            one[0] = 2
-            return published_splitting.plms_step, multistep.init, published_splitting.plms(grid, published), one
+    if input_scale is not None and (published or settings.solver in single_step.STEPS):
+        raise ValueError(
+            f"{settings.solver} feeds its network at the times it steps to, so network times learned apart do not go "
+            "with it; choose a multistep solver with the corrected scheme, such as 'ipndm_v', or a plain grid."
+        )
+    if settings.solver in single_step.STEPS:
+        return single_step.STEPS[settings.solver], single_step.init, single_step.rows(grid), one
+    if published:
+        one[0] = 2
+        return published_splitting.plms_step, multistep.init, published_splitting.plms(grid, published), one
     order: dict[str, Any] = {"order": settings.order} if settings.order else {}
-    return multistep.step, multistep.init, multistep.table(settings.solver, grid, **order), one
+    return multistep.step, multistep.init, multistep.table(settings.solver, grid, input_scale, **order), one
 
 
 def _told(solver: str, table: Any) -> np.ndarray:
@@ -356,6 +367,7 @@ def create(
     project: Callable[[Keys], Any] | None = None,
     curvature: Curvature | None = None,
     record: bool = False,
+    input_scale: Table | None = None,
 ) -> Sampler:
     """The sampler of a guided run, for images of `shape` (h, w, c); see `denoising.create` for the rest.
 
@@ -366,6 +378,7 @@ def create(
       project: the keys of the images -> (y, s) -> y, applied after each step at its new noise scale.
       curvature: of the guidance by noise scale, for automatic substeps (`settings.substeps = 0`).
       record: keep the state and the x0 estimate after every update: more than one a step (`Plan.ends`).
+      input_scale: for a grid whose network times were learned apart (`learned.input_scale`).
 
     Network and gradient calls are counted apart. Raises: ValueError if the guidance has no flow and the settings ask
     for it, and what `plan` raises.
@@ -385,6 +398,7 @@ def create(
         hasattr(guided, "x0_and_gradient"),
         project is not None,
         curvature,
+        input_scale,
     )
 
     def fixed(keys: Keys) -> Operands:

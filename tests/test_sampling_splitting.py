@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from sampling_oracles import CallLog, Counted, Gaussian
 
-from sampling import base, conditional, guidance, inverse_problems, operators, splitting, thresholding, time_grids
+from sampling import (
+    base,
+    conditional,
+    guidance,
+    inverse_problems,
+    multistep,
+    operators,
+    splitting,
+    thresholding,
+    time_grids,
+)
 from sampling.base import TimeGrid
 from sampling.guidance import Contrast, OnEstimate, Schedule
 from sampling.splitting import Settings
@@ -353,6 +363,20 @@ def test_without_guidance_both_splittings_are_the_plain_solver():
     np.testing.assert_array_equal(ends[0], ends[2])
 
 
+def test_network_times_learned_apart_keep_what_the_network_is_fed():
+    told, y = 0.9 * S, np.ones((1, 2, 2, 1))
+    grid, scale = TimeGrid(S, told), np.sqrt((1 + told[:-1] ** 2) / (1 + S[:-1] ** 2))  # alpha(s)/alpha(s_model) of VP
+    fed = multistep.table("ipndm_v", grid, scale, order=2)
+    state = multistep.init(jnp.asarray(y))
+    for n in range(grid.num_steps):
+        state, _ = multistep.step(DATA, state, jax.tree.map(lambda column, n=n: column[n], fed))
+    for name in splitting.SPLITTINGS:
+        end, _ = run(Settings(name, "ipndm_v", 2), grid, DATA, y, input_scale=scale)
+        np.testing.assert_allclose(end.y, state.y, rtol=1e-12)
+    unscaled, _ = run(Settings("strang", "ipndm_v", 2), grid, DATA, y)
+    assert np.abs(unscaled.y - end.y).max() > 1e-3, "the factor acts"
+
+
 def test_splitting_survives_strong_guidance_that_blows_up_every_unsplit_multistep_solver():
     s = time_grids.with_zero(LADDER[time_grids.respaced_indices("10", 1000)][::-1])
     target = inverse_problems.Direct(operators.Inpainting(jnp.ones((2, 2, 1))), jnp.full((1, 2, 2, 1), 0.4), 0.1)
@@ -499,6 +523,16 @@ def test_an_image_depends_on_its_key_alone_and_sharding_changes_nothing():
         (
             lambda: splitting.plan(splitting.settings("plms2", 1, "official"), TimeGrid(S[:2], S[:2]), Schedule(1.0)),
             "plms2 as published needs at least 2 steps, got 1",
+        ),
+        (
+            lambda: splitting.plan(Settings(solver="heun"), TimeGrid(S, S), Schedule(1.0), input_scale=S[:-1]),
+            "heun feeds its network at the times it steps to",
+        ),
+        (
+            lambda: splitting.create(
+                splitting.settings("plms2", 4, "official"), DATA, TimeGrid(S, S), (1, 1, 1), 9.0, input_scale=S[:-1]
+            ),
+            "plms2 feeds its network at the times it steps to",
         ),
     ],
 )
