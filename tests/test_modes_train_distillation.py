@@ -13,6 +13,7 @@ from builders.model import create_network
 from checkpoints import fitting, native
 from checkpoints.base import unflatten
 from configs import base, methods
+from configs.ve import demo
 from modes import train
 from modes.request import Request
 
@@ -148,3 +149,9 @@ def test_what_cannot_be_distilled_is_refused(halved, teacher, tmp_path):
     model = run_lib.load(checkpoint=str(teacher))
     with pytest.raises(ValueError, match="--method=distilled calls a student, and this file holds none; make one with"):
         run_lib.sample(model, {"method": "distilled"}, range(1))
+
+
+def test_the_shipped_student_takes_four_steps():
+    student = run_lib.load(demo.get_config("distilled"))
+    assert run_lib.create_sampler(student, student.config).nfe == 4
+    assert student.num_params == 2_535_235

@@ -12,7 +12,7 @@ from configs import base, methods
 
 def get_config(method: str = "") -> ConfigDict:
     config = base.get_config()
-    config.checkpoint = "demo/flowers32.safetensors"
+    config.checkpoint = STUDENTS.get(method, "demo/flowers32.safetensors")
     config.distill.teacher = "demo/flowers32.safetensors"
     config.guidance.classifier = "demo/flowers32_classifier.safetensors"
     # In few steps this network leaves too much variance, which the bias of "paper" takes away: docs/results.md.
@@ -81,3 +81,4 @@ def _learned(config: ConfigDict) -> ConfigDict:
 
 TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency}
 TRAINING |= dict.fromkeys(("ld3", "s4s", "gs"), _learned)
+STUDENTS = {"distilled": "demo/student_4.safetensors"}
