@@ -301,7 +301,8 @@ class Images:
     def batch(self, step):
         rng = np.random.default_rng(step)
         points = np.asarray(PAIR.parts[1])[rng.integers(0, 3, 8)] + 0.25 * rng.normal(size=(8, 2))
-        return {"image": np.uint8(np.clip(127.5 * (points + 1), 0, 255)).reshape(8, *SHAPE)}
+        pixels = np.uint8(np.clip(127.5 * (points + 1), 0, 255)).reshape(8, *SHAPE)
+        return {"image": pixels, "label": rng.integers(0, 5, 8).astype(np.int32)}
 
 
 def from_paths(stage, teacher=TEACHER, batch_size=16, settings=SETTINGS, **changes):
@@ -351,6 +352,11 @@ def test_classes_and_guidance_weights_reach_teacher_and_student():
     batch = source.batch(0)
     np.testing.assert_allclose(batch["target"][:, 0, 0, 0], batch["classes"] + 10 * batch["guidance"], rtol=1e-5)
     assert len(np.unique(batch["classes"])) > 1 and 1 <= batch["guidance"].min() < batch["guidance"].max() <= 4
+    np.testing.assert_allclose(pd.loss(told, batch), 0, atol=1e-3)
+    # Along with images the class is the image's own, not drawn.
+    batch = FromImages(SETTINGS, source.stage, told, Images(), 0, conditions).batch(0)
+    np.testing.assert_array_equal(batch["classes"], Images().batch(0)["label"])
+    np.testing.assert_allclose(batch["target"][:, 0, 0, 0], batch["classes"] + 10 * batch["guidance"], rtol=1e-5)
     np.testing.assert_allclose(pd.loss(told, batch), 0, atol=1e-3)
 
 

@@ -244,6 +244,7 @@ def _from_images(
     conditions: Conditions,
     teacher: Denoiser,
     x0: Image,
+    given: dict[str, jax.Array],
     s: jax.Array,
     weights: jax.Array,
     keys: Keys,
@@ -251,7 +252,7 @@ def _from_images(
     s, weights = s.astype(x0.dtype), weights.astype(x0.dtype)
     noise = denoising.start_noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), x0.shape[1:])
     y = x0 + s[:, :1, None, None] * noise
-    return _batch(settings, teacher, y, s, weights, conditions.draw(keys))[:2]
+    return _batch(settings, teacher, y, s, weights, given | conditions.draw(keys))[:2]
 
 
 def _batch(settings: Distillation, teacher: Denoiser, y: Image, s: jax.Array, weights: jax.Array, given: dict):
@@ -285,7 +286,8 @@ class FromImages:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, (self.stage.num_steps << 32) + step]))
         paths = self.stage.paths[draw.integers(0, self.stage.num_steps, len(x0))]
         keys = image_keys(self.seed, self.stage.num_steps, step, len(x0))
-        per_image = spread((x0, paths, implied_weights(paths), keys))
+        given = {"classes": np.asarray(found["label"])} if self.conditions.num_classes else {}
+        per_image = spread((x0, given, paths, implied_weights(paths), keys))
         batch, bad = _from_images(self.settings, self.conditions._replace(num_classes=0), self.teacher, *per_image)
         self.skipped.add(bad)
         return batch
