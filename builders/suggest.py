@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from absl import logging
 from ml_collections import ConfigDict
 
 import checkpoints
@@ -51,6 +52,9 @@ def _shipped() -> Iterator[tuple[str, ConfigDict]]:
 
 def question(stored: checkpoints.Checkpoint, fits: Callable[[ConfigDict], bool]) -> str:
     """What to tell the user of a file that needs --config."""
+    logging.info(
+        "%s does not carry its architecture; looking for shipped configs that fit, up to a minute.", stored.path
+    )
     found = fitting_configs(stored, fits)
     if not found:
         return (
