@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             "sampling": _sampling(),
             "guidance": _guidance(),
             "eval": _eval(),
+            "pairs": _pairs(),
             "training": _training(),
             "optim": _optim(),
             "classifier": _classifier(),
@@ -218,6 +219,17 @@ def _eval() -> dict:
         "compare": "",  # also draw the first images by this method, such as "pc", into comparison.png
         "animation": False,  # also write the trajectory as an animated WebP
         "reference": "",  # --mode=evaluate: statistics of real images (.npz); "" computes them from data.source
+    }
+
+
+def _pairs() -> dict:
+    """What --mode=pairs stores of a teacher (docs/methods/pairs.md)."""
+    return {
+        "label_times": (),  # SDE times of a trajectory's points, such as (0.75, 0.5, 0.25, 0.0); () is the image alone
+        "target": "x0",  # of those points: "x0" estimates, or "state"s x/alpha
+        "dtype": "float16",  # "float32" where a student is to come closer than float16 resolves, 5e-4 of a value
+        "shard_size": 256,  # records a file; a killed run loses at most the file it was at
+        "png": False,  # also write copies of the images to look at
     }
 
 

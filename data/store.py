@@ -159,21 +159,28 @@ class Store:
         return entry is not None and path.exists() and path.stat().st_size == entry["bytes"]
 
     def write(
-        self, indices: range, frames: np.ndarray, labels: np.ndarray | None = None, aux: np.ndarray | None = None
+        self,
+        indices: range,
+        frames: np.ndarray,
+        labels: np.ndarray | None = None,
+        aux: np.ndarray | None = None,
+        left_out: Sequence[int] = (),
     ) -> None:
         """Writes the shard of `indices` (one of `pending()`), whole or not at all, and then its entry.
 
         frames: [n, M, h, w, c] or, for pairs, [n, h, w, c]; labels [n], -1 if left out; aux as frames.
+        left_out: indices of records that are not to be used, for the teacher diverged there; they are all zeros.
 
         Raises ValueError for another shape, or values that are not finite or too large for the dtype.
         """
         shard = np.zeros(len(indices), self.spec.record)
         shard["index"] = np.asarray(indices)
         shard["label"] = -1 if labels is None else labels
-        shard["frames"] = self._checked(frames, len(indices), "frames", indices)
+        empty = np.isin(np.asarray(indices), left_out)
+        shard["frames"] = self._checked(frames, empty, "frames", indices)
         if self.spec.aux:
             assert aux is not None  # the specification says that there is one
-            shard["aux"] = self._checked(aux, len(indices), "aux", indices)
+            shard["aux"] = self._checked(aux, empty, "aux", indices)
         content = io.BytesIO()
         np.lib.format.write_array(content, shard, version=(1, 0), allow_pickle=False)
         path = self.folder / shard_name(indices.start)
@@ -184,11 +191,13 @@ class Store:
             "count": len(indices),
             "bytes": len(content.getvalue()),
             "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "left_out": [int(index) for index in np.asarray(indices)[empty]],
         }
         self._write_metadata()
         _read_shard.cache_clear()
 
-    def _checked(self, frames: np.ndarray, n: int, name: str, indices: range) -> np.ndarray:
+    def _checked(self, frames: np.ndarray, empty: np.ndarray, name: str, indices: range) -> np.ndarray:
+        n = len(indices)
         wanted = (n, len(self.spec.label_times), *self.spec.shape)
         frames = np.asarray(frames)
         if frames.ndim == len(wanted) - 1:
@@ -197,6 +206,7 @@ class Store:
             raise ValueError(f"{self.folder}: {name} of records {indices} have shape {frames.shape}, not {wanted}.")
         with np.errstate(over="ignore"):
             cast = frames.astype(self.spec.dtype)
+        cast[empty] = 0
         if not np.isfinite(cast).all():
             bad = indices.start + int(np.flatnonzero(~np.isfinite(cast).reshape(n, -1).all(axis=1))[0])
             raise ValueError(
@@ -215,12 +225,15 @@ class Store:
     def read(self, indices: Sequence[int] | np.ndarray) -> Records:
         """Records by index; every shard is compared with its checksum when it is first touched.
 
-        Raises ValueError that names the file for a shard that is missing or not what was written, IndexError for an
-        index beyond the store.
+        Raises ValueError that names the file for a shard that is missing or not what was written, and for a record
+        that was left out; IndexError for an index beyond the store.
         """
         wanted = np.asarray(indices, np.int64)
         if len(wanted) and not (0 <= wanted.min() and wanted.max() < self.spec.count):
             raise IndexError(f"{self.folder} has records 0 to {self.spec.count - 1}, asked for {wanted.max()}.")
+        empty = np.intersect1d(wanted, self.left_out())
+        if len(empty):
+            raise ValueError(f"{self.folder}: the teacher diverged at record {empty[0]}; take only those of usable().")
         found = np.zeros(len(wanted), self.spec.record)
         firsts = wanted - wanted % self.spec.shard_size
         for first in np.unique(firsts):
@@ -243,11 +256,19 @@ class Store:
         for first in range(0, self.spec.count, self.spec.shard_size):
             self._shard(first)
 
+    def left_out(self) -> list[int]:
+        """Indices of the records that hold no image, since the teacher diverged there."""
+        return [index for first in sorted(self.shards) for index in self.shards[first]["left_out"]]
+
+    def usable(self) -> np.ndarray:
+        """Indices of all other records, ascending."""
+        return np.setdiff1d(np.arange(self.spec.count), self.left_out())
+
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices for training, and the last hundredth (at least one, if there are two) held out."""
-        held_out = max(self.spec.count // HELD_OUT, int(self.spec.count > 1))
-        indices = np.arange(self.spec.count)
-        return indices[: self.spec.count - held_out], indices[self.spec.count - held_out :]
+        indices = self.usable()
+        held_out = max(len(indices) // HELD_OUT, int(len(indices) > 1))
+        return indices[: len(indices) - held_out], indices[len(indices) - held_out :]
 
 
 _REMAKE = "Delete the file if it is there and run --mode=pairs again with the same settings: it is made anew."
@@ -295,16 +316,24 @@ def create(folder: str | Path, spec: Specification) -> Store:
     folder = Path(folder)
     if (folder / FILE).exists():
         store = open_store(folder)
-        old, new = store.spec.to_json(), spec.to_json()
-        differing = [key for key in new if old.get(key) != new[key]]
+        old, new = _leaves(store.spec.to_json()), _leaves(spec.to_json())
+        differing = [key for key in old | new if old.get(key) != new.get(key)]
         if differing:
-            facts = "; ".join(f"{key} is {old.get(key)}, asked for {new[key]}" for key in differing)
+            facts = "; ".join(f"{key} is {old.get(key)}, asked for {new.get(key)}" for key in differing)
             raise ValueError(f"{folder} holds another store: {facts}. Name another folder, or delete this one.")
         return store
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(folder, spec, {})
     store._write_metadata()
     return store
+
+
+def _leaves(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys: two specifications are told apart by what differs, not by all they say."""
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def open_store(folder: str | Path) -> Store:
@@ -323,7 +352,10 @@ def open_store(folder: str | Path) -> Store:
         fields = metadata["specification"]
         tuples = {key: tuple(fields[key]) for key in ("shape", "label_times", "eval_times", "lam")}
         spec = Specification(**fields | tuples)
-        shards = {entry["first"]: {key: entry[key] for key in _ENTRY} for entry in metadata["shards"]}
+        shards = {
+            entry["first"]: {key: entry[key] for key in _ENTRY} | {"left_out": entry.get("left_out", [])}
+            for entry in metadata["shards"]
+        }
         noise = metadata["noise"]
         probe = np.array(noise["probe"], np.float64)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
