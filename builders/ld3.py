@@ -144,9 +144,10 @@ def create_pairs(model: Model, config: ConfigDict, folder: Path) -> tuple[ld3_le
     own = config.ld3
     found = store.open_store(shipped(own.pairs)) if own.pairs else _drawn(model, config, folder)
     wanted = own.num_train + own.num_valid
-    if len(found) < wanted:
+    usable = found.usable()
+    if len(usable) < wanted:
         raise ValueError(
-            f"{found.folder} holds {len(found)} pairs, config.ld3 asks for {own.num_train} to learn from and "
+            f"{found.folder} holds {len(usable)} pairs, config.ld3 asks for {own.num_train} to learn from and "
             f"{own.num_valid} to be judged on; lower num_train and num_valid, or make more with --mode=pairs."
         )
     if tuple(found.spec.shape) != model.shape or found.spec.teacher.get("sha256", model.weights_hash) != (
@@ -158,7 +159,7 @@ def create_pairs(model: Model, config: ConfigDict, folder: Path) -> tuple[ld3_le
             "some of this one with --mode=pairs, or leave config.ld3.pairs empty."
         )
     # The first to learn from, the last to be judged on.
-    indices = np.concatenate([np.arange(own.num_train), np.arange(len(found) - own.num_valid, len(found))])
+    indices = np.concatenate([usable[: own.num_train], usable[len(usable) - own.num_valid :]])
     records, noise = found.read(indices), np.asarray(found.noise(indices))
     images, n = records.images, own.num_train
     teacher = dict(sorted(found.spec.sampler.items())) | {"seed": found.spec.seed}
