@@ -151,7 +151,8 @@ def test_what_cannot_be_distilled_is_refused(halved, teacher, tmp_path):
         run_lib.sample(model, {"method": "distilled"}, range(1))
 
 
-def test_the_shipped_student_takes_four_steps():
-    student = run_lib.load(demo.get_config("distilled"))
-    assert run_lib.create_sampler(student, student.config).nfe == 4
+@pytest.mark.parametrize(("method", "calls"), [("distilled", 4), ("consistency", 2)])
+def test_the_shipped_students_say_how_they_are_sampled(method, calls):
+    student = run_lib.load(demo.get_config(method))
+    assert run_lib.create_sampler(student, student.config).nfe == calls
     assert student.num_params == 2_535_235

@@ -81,4 +81,4 @@ def _learned(config: ConfigDict) -> ConfigDict:
 
 TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency}
 TRAINING |= dict.fromkeys(("ld3", "s4s", "gs"), _learned)
-STUDENTS = {"distilled": "demo/student_4.safetensors"}
+STUDENTS = {"distilled": "demo/student_4.safetensors", "consistency": "demo/consistency.safetensors"}
