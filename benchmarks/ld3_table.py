@@ -32,7 +32,7 @@ _REFERENCE = flags.DEFINE_string("reference", "demo/flowers32_reference.npz", "S
 _CALLS = flags.DEFINE_list("calls", ["5", "10", "3", "8"], "Network calls an image.")
 _UPDATES = flags.DEFINE_integer("updates", 100, "Of Adam.")
 _N = flags.DEFINE_integer("n", 64, "Images of a distance.")
-_N_QUALITY = flags.DEFINE_integer("n_quality", 256, "Images for Frechet distance and spectrum.")
+_N_QUALITY = flags.DEFINE_integer("n_quality", 256, "Images for Frechet distance and spectrum; 0: neither.")
 _PAGE = flags.DEFINE_string("page", "", "Markdown page whose section ld3 is rewritten.")
 _UNLEARNED = flags.DEFINE_bool("unlearned", True, "Search the best unlearned solver and grid first.")
 
@@ -47,10 +47,10 @@ GRIDS = ("edm", "logsnr", "time_cubic", "dmn", "gits")
 LEARNED = (  # calls, what, preset, seed
     (5, "ld3", "adam", 0),
     (5, "gs", "adam", 0),
-    (10, "ld3", "adam", 0),
     (3, "ld3", "", 0),
-    (5, "ld3", "", 0),
     (8, "ld3", "", 0),
+    (5, "ld3", "", 0),
+    (10, "ld3", "adam", 0),
     (5, "gs", "", 0),
     (10, "ld3", "", 0),
     (5, "ld3", "paper", 0),
@@ -135,10 +135,12 @@ def measure(model: run_lib.Model, folder: Path, facts: dict[str, Any], edits: di
     """A row of the table: distance, Frechet distance and spectrum of one sampler."""
     name = "_".join(str(facts[key]) for key in ("what", "calls", "seed")).replace(" ", "_").replace("/", "_")
     exact = teacher_images(model, folder, compiled, _N.value).images
-    drawn = draw(model, edits, _N_QUALITY.value, folder / f"{name}.npz", compiled)
-    row = facts | distance(drawn.images[: _N.value], exact) | {"n_distance": _N.value}
-    scores = reference.scores(run_lib.to_pixels(model, drawn.images), reference.load_reference(_REFERENCE.value))
-    rows.append_row(folder / "rows.jsonl", row | scores | circumstances(model))
+    drawn = draw(model, edits, max(_N.value, _N_QUALITY.value), folder / f"{name}.npz", compiled)
+    row = facts | distance(drawn.images[: _N.value], exact) | {"n_distance": _N.value, "n": len(drawn.images)}
+    if _N_QUALITY.value:
+        pixels = run_lib.to_pixels(model, drawn.images)
+        row |= reference.scores(pixels, reference.load_reference(_REFERENCE.value))
+    rows.append_row(folder / "rows.jsonl", row | circumstances(model))
     logging.info("%s", row)
 
 
@@ -160,13 +162,24 @@ COLUMNS = {
 }
 
 
+UNLEARNED = (("best unlearned", ""), ("GITS", "gits"), ("DMN", "dmn"))  # label, of one grid or of any
+
+
 def table(folder: Path) -> str:
+    """All rows, worst first; unlearned ones with the distance they were chosen by until they are measured in full."""
     found = {(row["what"], row["calls"], row["seed"]): row for row in rows.read_rows(folder / "rows.jsonl")}
-    unlearned = {row["calls"]: row["distance"] for row in found.values() if row["what"].startswith("best unlearned")}
+    chosen_from = rows.read_rows(folder / "unlearned.jsonl")
+    for calls in sorted({row["calls"] for row in chosen_from}):
+        for label, grid in UNLEARNED:
+            row = best(folder, calls, grid)
+            if row is not None:
+                what = f"{label}: {row['solver']}, {row['grid']}"
+                found.setdefault((what, calls, 0), row | {"what": what})
+    least = {row["calls"]: row["distance"] for row in found.values() if row["what"].startswith("best unlearned")}
     lines = []
     for row in sorted(found.values(), key=lambda row: (row["calls"], -row["distance"])):
-        share = row["distance"] / unlearned[row["calls"]] if row["calls"] in unlearned else None
-        lines.append(row | {"share": share})
+        share = row["distance"] / least[row["calls"]] if row["calls"] in least else None
+        lines.append({name: row.get(name) for name in COLUMNS} | {"share": share})
     return rows.markdown_table(lines, COLUMNS)
 
 
@@ -179,8 +192,11 @@ def main(argv: list[str]) -> None:
     compiled: set = set()
     asked = [int(calls) for calls in _CALLS.value]
 
-    def known() -> set[tuple]:
-        return {(row["what"], row["calls"], row["seed"]) for row in rows.read_rows(folder / "rows.jsonl")}
+    def known() -> dict[tuple, dict[str, Any]]:
+        return {(row["what"], row["calls"], row["seed"]): row for row in rows.read_rows(folder / "rows.jsonl")}
+
+    def is_measured(key: tuple) -> bool:
+        return known().get(key, {"n": 0})["n"] >= max(_N.value, _N_QUALITY.value)
 
     def refresh() -> None:
         if _PAGE.value:
@@ -190,9 +206,11 @@ def main(argv: list[str]) -> None:
         measure_unlearned(model, folder, calls, compiled)
     for calls, what, preset, seed in LEARNED:
         label = f"{what} {preset}".strip()
-        if calls not in asked or (label, calls, seed) in known():
+        key = (label, calls, seed)
+        if calls not in asked or is_measured(key):
             continue
         path, minutes = learn(model, folder, calls, what, preset, seed)
+        minutes = known()[key]["minutes"] if key in known() else minutes  # of the run that learned it
         updates = learning_config(model, calls, what, preset, seed, "edm").training.num_steps
         updates = 168 if preset == "paper" else updates
         facts = {"what": label, "calls": calls, "seed": seed, "updates": updates, "minutes": round(minutes, 1)}
@@ -200,14 +218,14 @@ def main(argv: list[str]) -> None:
         measure(model, folder, facts, edits, {program(edits)})  # a schedule has no other steps to warm up with
         refresh()
     for calls in asked:
-        for label, grid in (("best unlearned", ""), ("GITS", "gits"), ("DMN", "dmn")):
+        for label, grid in UNLEARNED:
             row = best(folder, calls, grid)
             if row is None:
                 continue
             what = f"{label}: {row['solver']}, {row['grid']}"
             edits = SOLVERS[row["solver"]] | {"sampling.num_steps": calls}
             edits |= {"sampling.grid": scales_of(model, folder, row["grid"], calls)}
-            if (what, calls, 0) not in known():
+            if not is_measured((what, calls, 0)):
                 measure(model, folder, {"what": what, "calls": calls, "seed": 0, "minutes": 0}, edits, compiled)
             refresh()
 

@@ -242,8 +242,8 @@ def usual_grids(task: Task, model: Model, config: ConfigDict, learned_grid: Time
 
 
 def start_name(config: ConfigDict) -> str:
-    """config.ld3.start, or "as given" for a list of noise scales."""
-    return "as given" if "," in config.ld3.start else config.ld3.start
+    """config.ld3.start, or "given" for a list of noise scales."""
+    return "given" if "," in config.ld3.start else config.ld3.start
 
 
 def distances(
