@@ -17,7 +17,7 @@ from builders.draw import sample, sample_groups, to_pixels
 from builders.model import Model, load
 from builders.own_model import as_k_diffusion
 from builders.samplers import create_sampler
-from modes import compare, convert, evaluate, export, inspect, masks, pairs, prepare, report, sweep, train
+from modes import compare, convert, evaluate, export, inspect, likelihood, masks, pairs, prepare, report, sweep, train
 from modes import encode as encode_mode
 from modes import sample as sample_mode
 from modes.request import Request
@@ -51,6 +51,7 @@ MODES: dict[str, Callable[[Request], None]] = {
     "encode": encode_mode.run,
     "export": export.run,
     "evaluate": evaluate.run,
+    "likelihood": likelihood.run,
     "compare": compare.run,
     "report": report.run,
     "sweep": sweep.run,
