@@ -29,6 +29,7 @@ def run(request: Request) -> None:
         estimate_from_model(open_model(request), request, folder)
         return
     config = resolve_config(request.config)
+    apply_overrides(config, request.overrides)
     source = create_source(data_source(config))
     chunks = estimate.stream(source, config.data.image_size, config.data.num_channels)
     _write(_counted(chunks, len(source), "estimating masks"), folder, {"data": source.name})

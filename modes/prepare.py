@@ -2,7 +2,7 @@
 
 from absl import logging
 
-from builders.config import resolve_config
+from builders.config import apply_overrides, resolve_config
 from builders.training import data_source
 from data import create_source, prepare
 from modes.request import Request, workdir_of
@@ -11,6 +11,7 @@ from modes.request import Request, workdir_of
 def run(request: Request) -> None:
     """Packs config.data.source once, at the config's size, as a data set under W/data that needs no decoding."""
     config = resolve_config(request.config)
+    apply_overrides(config, request.overrides)
     source = create_source(data_source(config))
     path = prepare.prepare(source, config.data.image_size, workdir_of(request) / "data", config.data.num_channels)
     logging.info("Wrote %s; use it as --config.data.source.", path)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,10 @@ from PIL import Image as Pillow
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [*(DOCS / name for name in ("index.md", "tutorial.md", "faq.md")), *sorted((DOCS / "coming_from").glob("*.md"))]
+PAGES = [
+    *(DOCS / name for name in ("index.md", "tutorial.md", "faq.md", "bring_your_own.md")),
+    *sorted((DOCS / "coming_from").glob("*.md")),
+]
 SYSTEMS = "pds score_sde edm guided_diffusion split_diffusion ld3 diffusers k_diffusion dsno diffusion_distiller"
 
 
@@ -46,6 +50,9 @@ def folder(tmp_path_factory):
     np.savez(folder / "64_samples.npz", np.zeros((2, 64, 64, 3), np.uint8))
     for name in ("f.npy", "s.npy"):
         np.save(folder / name, np.ones((3, 32, 32), np.float32))
+    shutil.copy(ROOT / "configs" / "ve" / "cifar10_ncsnpp_continuous.py", folder / "theirs.py")
+    own = (DOCS / "your_own_network.md").read_text()
+    (folder / "my_net.py").write_text(re.search(r"```python\n(.*?)```", own, re.DOTALL)[1])
     (folder / "W" / "ld3").mkdir(parents=True)
     (folder / "W" / "ld3" / "ld3_5.json").write_text("[50.0, 10.0, 3.0, 1.0, 0.2, 0.0]")
     return folder
