@@ -1,6 +1,6 @@
 """Students beside solvers at 1, 2, 4 and 8 network calls on the demo checkpoint, from equal noise.
 
-python -m benchmarks.students_table --workdir out/students [--n 256] [--students demo/student_4.safetensors,...]
+python -m benchmarks.students_table --workdir out/students [--n 256] [--students FILE,FILE]
     [--page docs/methods/progressive_distillation.md]
 
 Each row: distance to Heun at 99 calls from the same noise (root mean square, of black to white, over the first 64
@@ -24,7 +24,9 @@ from reports.images import write_png
 
 _WORKDIR = flags.DEFINE_string("workdir", "out/students", "Rows and pictures go here.")
 _CONFIG = flags.DEFINE_string("model_config", "configs/ve/demo.py", "The teacher.")
-_STUDENTS = flags.DEFINE_list("students", ["demo/student_4.safetensors"], "Files of students.")
+_STUDENTS = flags.DEFINE_list(
+    "students", ["demo/student_4.safetensors", "demo/consistency.safetensors"], "Files of students."
+)
 _REFERENCE = flags.DEFINE_string("reference", "demo/flowers32_reference.npz", "Statistics of the photographs.")
 _N = flags.DEFINE_integer("n", 256, "Images a row; at least 193 for the covariance of 192 features.")
 _PAGE = flags.DEFINE_string("page", "", "Markdown page whose section students_table is rewritten.")
