@@ -44,7 +44,7 @@ def check(config: ConfigDict, told: str) -> None:
         )
 
 
-def evaluate(model: Model, pixels: np.ndarray, labels: Sequence[int] | None = None) -> Likelihood:
+def evaluate(model: Model, pixels: np.ndarray, labels: Sequence[int] | np.ndarray | None = None) -> Likelihood:
     """The likelihood of uint8 images [n, h, w, c], solved by config.sampling.ode, config.sampling.microbatch at a time.
 
     Image i is dequantised with uniform noise and has signs of key(config.seed) folded with i: its number does not
@@ -62,6 +62,8 @@ def evaluate(model: Model, pixels: np.ndarray, labels: Sequence[int] | None = No
             f"The model's images have shape {model.shape}, these {pixels.shape} of {pixels.dtype}; give uint8 "
             "[n, h, w, c] of that shape."
         )
+    if (labels is None) == bool(config.data.num_classes) or (labels is not None and len(labels) != len(pixels)):
+        raise ValueError(f"Give one label an image for a network that is told classes, and none for another: {labels}.")
     settings, count = Adaptive(**config.sampling.ode.to_dict()), config.sampling.microbatch
     bits, calls = [], []
     for start in range(0, len(pixels), count):

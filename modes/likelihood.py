@@ -9,7 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders import likelihood
-from builders.samplers import class_labels
+from builders.conditions import parse_labels
 from data import create_source
 from data.pipeline import OnDemandImages
 from modes.request import Request, open_model, workdir_of
@@ -24,13 +24,12 @@ def run(request: Request) -> None:
     model = open_model(request)
     config, workdir = model.config, workdir_of(request)
     likelihood.check(config, model.denoiser.told)
-    pixels, labels = images(config), class_labels(config)
+    pixels, labels = images(config)
     ode = config.sampling.ode
     logging.info("The flow of %d images by %s, rtol %g, atol %g.", len(pixels), ode.solver, ode.rtol, ode.atol)
     if request.dry_run:
         return
     start = time.perf_counter()
-    labels = None if labels is None else np.resize(labels, len(pixels)).tolist()
     found = likelihood.evaluate(model, pixels, labels)
     seconds = time.perf_counter() - start
     if not np.isfinite(found.bits_per_dim).all():
@@ -58,8 +57,11 @@ def run(request: Request) -> None:
         print(f"{key:28} {value:.5g}" if isinstance(value, float) else f"{key:28} {value}")
 
 
-def images(config: ConfigDict) -> np.ndarray:
-    """The images to score, uint8 [n, h, w, c], in the order of the source."""
+def images(config: ConfigDict) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images to score, uint8 [n, h, w, c], in the order of the source, and the class of each, [n].
+
+    Classes are those of --labels in turn, or else the images' own; None for a network that is told none.
+    """
     data, wanted = config.data, config.eval.num_samples
     if not data.source:
         raise ValueError("There are no images to score: set --config.data.source to a folder, zip or npz of images.")
@@ -70,4 +72,17 @@ def images(config: ConfigDict) -> np.ndarray:
     if len(places) < wanted:
         kept = f" that config.data.holdout={data.holdout} keeps out of training" if data.holdout else ""
         logging.warning("--num_samples=%d, but %s has %d images%s.", wanted, data.source, len(places), kept)
-    return OnDemandImages(source, data.image_size, data.num_channels).fetch(places[:wanted])[0]
+    pixels, own = OnDemandImages(source, data.image_size, data.num_channels).fetch(places[:wanted])
+    if not data.num_classes:
+        return pixels, None
+    labels = (
+        np.resize(parse_labels(config.sampling.labels, data.num_classes), len(pixels))
+        if config.sampling.labels
+        else own
+    )
+    if not 0 <= labels.min() <= labels.max() < data.num_classes:
+        raise ValueError(
+            f"{data.source} has classes {labels.min()} to {labels.max()} and the network {data.num_classes}; name the "
+            "images' classes by --labels."
+        )
+    return pixels, labels

@@ -13,6 +13,7 @@ import run_lib
 import sde_lib
 from builders import likelihood as builder
 from configs.ve import analytic as analytic_config
+from modes import likelihood as mode
 from modes.request import Request
 from reports.images import write_png
 from run_lib import Model
@@ -180,3 +181,34 @@ def test_a_dry_run_writes_nothing_and_missing_images_are_named(tmp_path, photogr
         empty = config(photographs[0])
         empty.eval.num_samples = 0
         run_lib.MODES["likelihood"](Request(empty, tmp_path))
+
+
+def test_the_class_of_an_image_is_its_own_unless_labels_name_it(tmp_path):
+    pixels = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", pixels, np.array([2, 0, 1, 2]))
+    asked = config(str(tmp_path / "data.npz"), num_classes=3)
+    asked.eval.num_samples = 3
+    np.testing.assert_array_equal(mode.images(asked)[1], [2, 0, 1])
+    np.testing.assert_array_equal(mode.images(asked)[0], pixels[:3])
+    asked.sampling.labels = "1"
+    np.testing.assert_array_equal(mode.images(asked)[1], [1, 1, 1])
+    asked.update(data={"num_classes": 2}, sampling={"labels": ""})
+    with pytest.raises(ValueError, match="has classes 0 to 2 and the network 2"):
+        mode.images(asked)
+
+
+def test_a_network_that_is_told_classes_is_told_each_images():
+    def told(params, x, labels, classes):
+        return network(params, x - 0.1 * classes[:, None, None, None], labels) + 0.1 * classes[:, None, None, None]
+
+    model = gaussian_model(sde_lib.VESDE(), (0, 1))
+    model = dataclasses.replace(model, denoiser=dataclasses.replace(model.denoiser, network=told))
+    model.config.data.num_classes = 3
+    classes = np.array([2, 0, 1])
+    pixels = np.clip(likely_pixels(0, 1) + 25.0 * classes[:, None, None, None], 0, 255).astype(np.uint8)
+    expected = normal_bits(
+        dequantised(model, pixels), MEAN + 0.1 * classes[:, None, None, None], STD**2 + 1e-4, 1 / 256
+    )
+    np.testing.assert_allclose(builder.evaluate(model, pixels, classes).bits_per_dim, expected, atol=6e-3)
+    with pytest.raises(ValueError, match="one label an image"):
+        builder.evaluate(model, pixels)
