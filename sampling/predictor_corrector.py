@@ -242,4 +242,6 @@ def create(
         state = start(keys, shape, denoiser.sde.prior_sigma, preconditioner, filtered_start)
         return Operands(denoiser, preconditioner, keys), state
 
-    return Sampler(Step(settings, denoiser.sde, record), rows, begin, lambda state: state.x, nfe=len(rows.t))
+    # The table has the signal-to-noise ratio already; another one must not compile another step.
+    step = Step(dataclasses.replace(settings, snr=1.0), denoiser.sde, record)
+    return Sampler(step, rows, begin, lambda state: state.x, nfe=len(rows.t))
