@@ -23,7 +23,7 @@ import run_lib
 from builders.classifier import create_classifier, read_classifier
 from builders.config import apply_overrides, resolve_config
 from builders.model import Model, create_denoiser
-from modes import compare, request, sample, train
+from modes import compare, pairs, request, sample, train
 from sampling import time_grids
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,9 @@ def load(config: Any = None, checkpoint: str = "", ema: bool | None = None, work
     if config is None:
         full.model.update(name="song_unet", scaling="edm", predicts="x0", continuous=True)
         full.data.update(num_classes=10, centered=True)
-    if full.sampling.method in ("distilled", "consistency") or "student" in checkpoint or "consistency" in checkpoint:
+    if full.sampling.method in ("distilled", "consistency") and not checkpoint:
+        return run_lib.load(full)  # shipped, with the steps it takes in its file
+    if "student" in checkpoint or "consistency" in checkpoint:
         return _student(full, "consistency" if "consistency" in checkpoint else "distilled")
     return Model(create_denoiser(full, NOTHING), full, "0" * 64)
 
@@ -93,7 +95,8 @@ def prepare() -> None:
     patch.setattr(request, "load", load)
     patch.setattr(builders.guidance, "load_classifier", load_classifier)
     patch.setattr(builders.grids, "_searched", searched)
-    patch.setattr(sample, "estimate", lambda *_: "no estimate")
+    for mode in (sample, pairs):
+        patch.setattr(mode, "estimate", lambda *_: "no estimate")
     patch.setattr(compare, "create_plan", lambda *_: compare.Plan({}, 16, 0.0))  # else a call is timed
     patch.setattr(run_lib, "configure_jax", lambda *_: None)
     for mode in ("convert", "encode", "evaluate", "inspect", "masks", "prepare", "report"):

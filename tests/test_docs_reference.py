@@ -4,6 +4,11 @@ from benchmarks import check_links, reference_page
 from configs import base, methods
 
 
+def test_the_reference_is_up_to_date():
+    page = reference_page.create_page()
+    assert reference_page.PAGE.read_text() == page, "write it anew: python -m benchmarks.reference_page"
+
+
 def test_every_key_and_method_is_in_the_reference_with_its_meaning():
     listed = {
         f"{section}.{key.strip('`')}".lstrip(".")

@@ -111,7 +111,7 @@ def test_without_a_verb_it_lists_them_and_fails():
 def test_an_unknown_verb_names_the_choices_without_a_traceback():
     done = subprocess.run([sys.executable, str(ROOT / "run"), "smaple"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.match(r"run: 'smaple' is no verb.*choose one of sample, compare, test", done.stderr)
+    assert re.match(r"run: 'smaple' is no verb.*choose one of sample, compare, tour, test", done.stderr)
     assert "Traceback" not in done.stderr
 
 
