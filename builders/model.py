@@ -112,8 +112,8 @@ def create_network(config: ConfigDict):
     return models.create_network(
         config.model.name,
         config.model.to_dict(),
-        # Under a scaling of EDM's the network sees data that is centred and scaled already.
-        centered=config.data.centered or config.model.scaling != "none",
+        # Under a scaling of EDM's the network sees data that is centred and scaled already; an operator sees noise.
+        centered=config.data.centered or config.model.scaling != "none" or config.student.method == "dsno",
         num_classes=config.data.num_classes,
         discrete_sigmas=tuple(denoisers.level_table(sde)) if discrete else (),
         **_heads(config),

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from checkpoints import Checkpoint
 
-METHODS = ("distilled", "consistency")
+METHODS = ("distilled", "consistency", "dsno")
 LONGEST = 512  # steps; a file that says more holds a first teacher, which any number of steps suits
 
 
@@ -33,7 +33,7 @@ def _follow_ours(config: ConfigDict, stored: Checkpoint) -> None:
     said = stored.extra.get("student")
     if not said:
         return
-    config.student.update({key: said[key] for key in config.student})
+    config.student.update({key: said[key] for key in config.student if key in said})
     student, asked = config.student, config.sampling.num_steps
     if config.sampling.method != student.method:
         logging.info("%s holds a student: --method=%s.", stored.path.name, student.method)
@@ -46,7 +46,7 @@ def check(config: ConfigDict) -> None:
     """Raises ValueError when config.sampling asks for what config.student does not know, or for a student of none."""
     sampling, student = config.sampling, config.student
     if sampling.method in METHODS and student.method != sampling.method:
-        trainer = "progressive_distillation" if sampling.method == "distilled" else "consistency"
+        trainer = "progressive_distillation" if sampling.method == "distilled" else sampling.method
         raise ValueError(
             f"--method={sampling.method} calls a student, and this file holds {student.method or 'none'}; make one "
             f"with --mode=train --config FILE:{trainer}, or choose another method."
@@ -61,8 +61,8 @@ def check(config: ConfigDict) -> None:
             f"{known}; leave --method out, or sample its teacher."
         )
     n, asked = student.num_steps, sampling.num_steps
-    if asked not in (0, n) if student.method == "distilled" else asked > n:
-        most = "" if student.method == "distilled" else "at most "
+    if asked > n if student.method == "consistency" else asked not in (0, n):
+        most = "at most " if student.method == "consistency" else ""
         raise ValueError(
             f"--steps={asked}: this student takes {most}{n} steps, for it was trained at the {known}; leave --steps "
             "out, or distill one for that number."

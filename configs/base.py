@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
             "classifier": _classifier(),
             "distill": _distill(),
             "consistency": _consistency(),
+            "dsno": _dsno(),
             "ld3": _ld3(),
             "student": _student(),
         }
@@ -98,6 +99,9 @@ def _model() -> dict:
         "channel_mult_emb": 4,  # EDM's networks: width of the embedding in units of nf
         "channel_mult_noise": 1,  # EDM's SongUNet: width of the noise embedding in units of nf
         "augment_dim": 0,  # EDM's networks: augmentation labels they were trained with
+        "mixing": "none",  # a student of DSNO: between the points of its trajectory (config.dsno.mixing)
+        "num_times": 1,  # a student of DSNO: points of its trajectory
+        "modes": 2,  # a student of DSNO: frequencies of "fourier"
     }
 
 
@@ -312,6 +316,24 @@ def _consistency() -> dict:
     }
 
 
+def _dsno() -> dict:
+    """A neural operator (`training.dsno.OperatorLoss`) and the trajectories it learns from (docs/methods/dsno.md)."""
+    return {
+        "trajectories": "",  # folder of --mode=pairs; "" draws them by the teacher below, into <workdir>/trajectories
+        "teacher": "ddim",  # solver of that teacher, on a grid even in SDE time
+        "teacher_steps": 64,  # of that solver; published: 512
+        "num_times": 4,  # points of a trajectory, the image among them
+        "spacing": "quadratic",  # of these points in time: "quadratic", more near the image, or "uniform"
+        "num_trajectories": 2048,  # that are drawn where "trajectories" is empty
+        "mixing": "fourier",  # between the points, after each block: "fourier", "dense" or "none"
+        "modes": 2,  # frequencies of "fourier", at most num_times // 2 + 1
+        "distance": "l1",  # "l1", "l2" or "huber"
+        "weighting": "snr",  # of times: alpha/sigma from 1 to weight_cap, or "ones"
+        "weight_cap": 1e4,  # largest weight of "snr"
+        "huber": 0.03,  # where "huber" turns from square to absolute, in units of the data
+    }
+
+
 def _ld3() -> dict:
     """Learning the grid of a solver, and more of it, for sampling.num_steps steps (docs/methods/ld3.md).
 
@@ -347,10 +369,11 @@ def _ld3() -> dict:
 def _student() -> dict:
     """What a student's file says of how it is called; written by training, never by hand."""
     return {
-        "method": "",  # "distilled" or "consistency"; "" for a model that takes any steps
+        "method": "",  # "distilled", "consistency" or "dsno"; "" for a model that takes any steps
         "num_steps": 0,  # network calls it is made for; the most, for "consistency"
         "grid": "",  # noise scales of its calls and the end, 0
         "s_min": 0.0,  # "consistency": noise scale at which it returns what it is given
+        "times": "",  # "dsno": SDE times of the points of its trajectory, the last 0
     }
 
 

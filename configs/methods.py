@@ -102,6 +102,20 @@ METHODS: dict[str, dict] = {
         },
         "optim": {"lr": 1e-4, "warmup": 0, "grad_clip": 1.0, "weight_decay": 0.0, "schedule": "constant"},
     },
+    # --mode=train: one that draws an image in one pass, for the work of config.dsno.num_times calls. A
+    # student's own file says how it is sampled.
+    "dsno": {
+        "sampling": {"method": "dsno"},
+        "eval": {"compare": ""},
+        "training": {
+            "method": "dsno",
+            "batch_size": 32,
+            "microbatch": 0,
+            "num_steps": 20_000,
+            "ema_rate": 0.9999,
+        },
+        "optim": {"lr": 2e-4, "warmup": 500, "grad_clip": 0.0, "weight_decay": 0.0, "schedule": "cosine"},
+    },
     # --mode=train: the grid of a few-step solver, and more of it. The same names sample what was learned.
     **{
         name: {

@@ -65,6 +65,7 @@ def module_order(network: nn.Module, image_shape: tuple[int, int, int]) -> list[
 
 def param_shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> dict:
     """The parameter tree the network expects, as ShapeDtypeStructs; nothing is computed."""
-    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((1,), jnp.float32)
+    copies = getattr(network, "num_times", 1)  # a network that mixes times sees as many of each image
+    x = jax.ShapeDtypeStruct((copies, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((copies,), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]

@@ -6,6 +6,7 @@ from builders.config import apply_overrides, resolve_config
 from modes import (
     train_classifier,
     train_consistency,
+    train_dsno,
     train_ld3,
     train_progressive_distillation,
     train_score_matching,
@@ -18,8 +19,9 @@ TRAINERS: dict[str, Callable[..., None]] = {
     "progressive_distillation": train_progressive_distillation.train,
     "consistency": train_consistency.train,
     "ld3": train_ld3.train,
+    "dsno": train_dsno.train,
 }
-PLANS: dict[str, Callable[..., None]] = {"ld3": train_ld3.show_plan}  # of --dry_run
+PLANS: dict[str, Callable[..., None]] = {"ld3": train_ld3.show_plan, "dsno": train_dsno.show_plan}  # of --dry_run
 
 
 def run(request: Request) -> None:

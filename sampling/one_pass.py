@@ -2,11 +2,12 @@
 
 `distilled` students (progressive distillation) step by DDIM along the grid they were made for. `consistency` students
 map any point of a path to its end, so they may be called once, or again after fresh noise was added (Song et al. 2023,
-"Consistency models", algorithm 1). Both are rows for loops that exist already.
+"Consistency models", algorithm 1). Both are rows for loops that exist already. `dsno` students see noise alone, once.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from array_types import Image, Scalar, Table
-from sampling import multistep, sde_solvers, single_step
+from sampling import denoising, multistep, sde_solvers, single_step
 from sampling.base import Sampler, TimeGrid
 from sampling.denoising import Denoiser
 
@@ -75,3 +76,28 @@ def create_distilled(
     """The sampler of a progressively distilled student: DDIM on its own grid s [n + 1], the last 0. n NFE."""
     rows: Any = multistep.table("ddim", TimeGrid(np.asarray(s, np.float64), np.asarray(s, np.float64)))
     return multistep.create(rows, denoiser, shape, prior_scale, record)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["operator"], meta_fields=["prior_scale"])
+@dataclasses.dataclass(frozen=True)
+class FromNoise:
+    """An operator (DSNO) as a denoiser: it sees the noise alone, y / prior_scale, and no noise scale."""
+
+    operator: Callable[[Image], Image]
+    prior_scale: float
+
+    def __call__(self, y: Image, s: Scalar) -> Image:
+        return self.operator(y / self.prior_scale)
+
+
+def create_operator(
+    operator: Callable[[Image], Image],
+    s_max: float,
+    shape: tuple[int, int, int],
+    prior_scale: float,
+    record: bool = False,
+) -> Sampler:
+    """The sampler of a neural operator, noise [b, h, w, c] -> image; a pytree, its parameters as leaves. 1 NFE."""
+    student, s = FromNoise(operator, prior_scale), np.array([s_max, 0.0])
+    rows = single_step.rows(TimeGrid(s, s))
+    return denoising.create(jump, single_step.init, lambda keys: student, rows, 1, shape, prior_scale, record)
