@@ -38,13 +38,6 @@ from reports.images import write_png
 from reports.plots import plot_spectra
 from sampling import predictor_corrector
 
-_WORKDIR = flags.DEFINE_string("workdir", "out/analytic", "Rows and pictures go here.")
-_SIZES = flags.DEFINE_list("sizes", ["32", "256", "1024"], "Pixels a side.")
-_SAMPLED = flags.DEFINE_list("sampled", ["32"], "Sizes at which images are drawn too.")
-_N = flags.DEFINE_integer("n", 64, "Images drawn a row.")
-_PICTURE = flags.DEFINE_integer("picture", 0, "Size of the five-column picture; 0 draws none.")
-_PAGE = flags.DEFINE_string("page", "", "Markdown page whose sections analytic_table and analytic_steps are rewritten.")
-
 SIGMA_MAX = {32: 50.0, 64: 90.0, 128: 190.0, 256: 378.0, 1024: 1348.0}  # of the published models
 SNR = {32: 0.16, 64: 0.17, 128: 0.17, 256: 0.075, 1024: 0.15}
 ITERATIONS = (2000, 200, 133, 100, 66)
@@ -170,21 +163,21 @@ def picture(size: int, folder: Path) -> None:
 def main(argv: list[str]) -> None:
     del argv
     run_lib.configure_jax("float32")
-    folder = Path(_WORKDIR.value)
+    folder = Path(flags.FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     done = {(row["size"], row["method"], row["iterations"]): row for row in rows.read_rows(folder / "rows.jsonl")}
     context = {"machine": rows.machine(), "seed": 42, "checkpoint": "analytic", "command": " ".join(sys.argv[1:])}
     made: list[dict[str, Any]] = []
     reached: list[dict[str, Any]] = []
-    for size in map(int, _SIZES.value):
+    for size in map(int, flags.FLAGS.sizes):
         for name in METHODS:
             for iterations in ITERATIONS:
                 row: dict[str, Any] = done.get((size, name, iterations), {})
                 if not row:
                     row = {"size": size, "method": name, "iterations": iterations, "n": 0}
                     row |= exact_scores(size, name, iterations)
-                    if str(size) in _SAMPLED.value:
-                        row |= sampled_scores(size, name, iterations, _N.value)
+                    if str(size) in flags.FLAGS.sampled:
+                        row |= sampled_scores(size, name, iterations, flags.FLAGS.n)
                     rows.append_row(folder / "rows.jsonl", row | context)
                 made.append(row)
                 logging.info("%s", row)
@@ -195,10 +188,10 @@ def main(argv: list[str]) -> None:
         spectra = {name: exact_spectra(size, name, ITERATIONS[-1])[0] for name in METHODS}
         title = f"{size} px, {ITERATIONS[-1]} iterations"
         plot_spectra(folder / f"spectra_{size}.png", spectra, exact_spectra(size, "vanilla", 2)[1], "data", title)
-    if _PICTURE.value:
-        picture(_PICTURE.value, folder)
-    if _PAGE.value:
-        rows.replace_section(_PAGE.value, "analytic_table", rows.markdown_table(made, COLUMNS))
+    if flags.FLAGS.picture:
+        picture(flags.FLAGS.picture, folder)
+    if flags.FLAGS.page:
+        rows.replace_section(flags.FLAGS.page, "analytic_table", rows.markdown_table(made, COLUMNS))
         heads = {
             "size": "pixels",
             "method": "method",
@@ -207,8 +200,14 @@ def main(argv: list[str]) -> None:
             "good": "error of 5 %",
             "good_gain": "speed-up ",
         }
-        rows.replace_section(_PAGE.value, "analytic_steps", rows.markdown_table(reached, heads))
+        rows.replace_section(flags.FLAGS.page, "analytic_steps", rows.markdown_table(reached, heads))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the flags too: tests import two such programs into one process
+    flags.DEFINE_string("workdir", "out/analytic", "Rows and pictures go here.")
+    flags.DEFINE_list("sizes", ["32", "256", "1024"], "Pixels a side.")
+    flags.DEFINE_list("sampled", ["32"], "Sizes at which images are drawn too.")
+    flags.DEFINE_integer("n", 64, "Images drawn a row.")
+    flags.DEFINE_integer("picture", 0, "Size of the five-column picture; 0 draws none.")
+    flags.DEFINE_string("page", "", "Markdown page whose sections analytic_table and analytic_steps are rewritten.")
     app.run(main)

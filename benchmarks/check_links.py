@@ -41,7 +41,8 @@ def broken_links(page: Path) -> list[str]:
 
 def main() -> None:
     broken = [line for page in pages(ROOT) for line in broken_links(page)]
-    sys.exit("\n".join(broken))
+    if broken:
+        sys.exit("\n".join(broken))
 
 
 if __name__ == "__main__":

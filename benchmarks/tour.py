@@ -20,8 +20,6 @@ from metrics.paired import rmse
 from reports.grids import comparison_grid
 from reports.images import ByteImage, ByteImages, read_png, write_png
 
-_WORKDIR = flags.DEFINE_string("workdir", "out/tour", "Pictures go here.")
-
 CONFIG = "configs/ve/demo.py"
 SEEDS = range(8)
 OTHER_SEEDS = range(100, 108)  # of the images that are spoilt, to be repaired
@@ -92,7 +90,7 @@ STOPS = (
 def main(argv: list[str]) -> None:
     del argv
     run_lib.configure_jax("float32")
-    folder, start = Path(_WORKDIR.value), time.monotonic()
+    folder, start = Path(flags.FLAGS.workdir), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for stop in STOPS:
@@ -159,6 +157,7 @@ def sheet(pictures: Sequence[ByteImage]) -> ByteImage:
     return np.concatenate(padded)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the flags too: tests import two such programs into one process
+    flags.DEFINE_string("workdir", "out/tour", "Pictures go here.")
     logging.set_verbosity(logging.INFO)
     app.run(main)

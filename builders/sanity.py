@@ -44,6 +44,21 @@ def check(model: Model, other_weights: Any = None, recorded: ConfigDict | None =
     return verdict if other_weights is None else _with_weights(model, verdict, other_weights)
 
 
+def warning(model: Model) -> str:
+    """What to say before a long run of a network that does not denoise as its config says; "" of one that does.
+
+    Costs three network calls of four images (one above 64 pixels).
+    """
+    pictures = _pictures(model, 4)
+    judged = sanity.judge(_declared(model, len(pictures)), pictures)
+    if judged.ratio <= sanity.FAILED:
+        return ""
+    return (
+        "This network does not denoise as its config says, so its images will be noise or dim; noise left, by noise "
+        f"scale in units of black to white: {judged.summary()}. --mode=inspect with the same flags finds what is wrong."
+    )
+
+
 def _pictures(model: Model, count: int) -> np.ndarray:
     """Synthetic photographs in [0, 1] of the model's shape; a quarter as many above `SMALL`."""
     count = count if model.shape[0] * model.shape[1] <= SMALL else count // 4

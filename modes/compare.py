@@ -37,12 +37,12 @@ from reports.progress import format_seconds
 
 # What is tried, the most telling first: method and steps (levels for pc and pds). Time decides how far down it goes.
 CANDIDATES = (
-    *(("unipc", 10), ("heun", 10), ("ddim", 10), ("unipc", 5), ("pds", 50), ("gs", 5), ("ld3", 5), ("ddim", 20)),
-    *(("pc", 50), ("unipc", 20), ("dpmpp", 10), ("gs", 10), ("ld3", 10), ("heun", 5), ("ddim", 5), ("dpmpp", 5)),
-    *(("ipndm", 10), ("pds", 25), ("pc", 25), ("s4s", 5), ("edm", 20), ("ipndm", 5), ("dpmpp", 20), ("heun", 25)),
+    *(("unipc", 10), ("heun", 10), ("ddim", 10), ("unipc", 5), ("pds", 25), ("gs", 5), ("ld3", 5), ("ddim", 20)),
+    *(("pc", 25), ("unipc", 20), ("dpmpp", 10), ("gs", 10), ("ld3", 10), ("heun", 5), ("ddim", 5), ("dpmpp", 5)),
+    *(("pds", 50), ("pc", 50), ("ipndm", 10), ("s4s", 5), ("edm", 20), ("ipndm", 5), ("dpmpp", 20), ("heun", 25)),
     *(("pds", 100), ("pc", 100), ("deis", 10), ("sa", 20), ("edm", 50), ("ddim", 50)),
 )
-CORE = 6  # points without which a comparison says little
+CORE = 8  # points without which a comparison says little
 SIZES = (1000, 500, 256, 64, 16)  # images a row
 REFERENCE = {"sampling.method": "heun", "sampling.num_steps": 50}  # a run of many calls, from the same noise
 PAIRED = 64  # images of it

@@ -6,6 +6,7 @@ Reads W/results.jsonl, W/failures.jsonl and the images of each row; writes W/rep
 it shows, and the pictures beside it.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,8 @@ def write_report(workdir: Path, config: ConfigDict | None = None) -> Path:
         *_spectra(folder, best, workdir, config),
         page.heading("All rows"),
         _table(judged, front, quality),
+        page.heading("Commands of the front"),
+        page.choices([(str(row["calls"]), choose.name(row), row.get("draw", "")) for row in best]),
         *_rest(workdir, [row for row in everything if row not in judged]),
     ]
     path = folder / "index.html"
@@ -94,11 +97,13 @@ def _facts(judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _choices(judged: Sequence[Mapping[str, Any]], quality: str) -> str:
+    """A line a recommendation; budgets that share one stand together."""
     lines = []
-    for choice in choose.recommend(judged, quality):
-        budget = "more" if math.isinf(choice.budget) else f"up to {choice.budget:.0f}"
-        command = choice.row.get("draw", "") if choice.row else ""
-        lines.append((budget, choice.words, command))
+    for words, group in itertools.groupby(choose.recommend(judged, quality), key=lambda choice: choice.words):
+        choices = list(group)
+        budgets = ["more" if math.isinf(choice.budget) else f"{choice.budget:.0f}" for choice in choices]
+        row = choices[0].row
+        lines.append((f"up to {', '.join(budgets)}", words, row.get("draw", "") if row else ""))
     return page.choices(lines)
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from builders import sanity
 from builders.conditions import condition_settings
 from builders.config import apply_overrides
 from builders.draw import group_size, sample, sample_groups, to_pixels
@@ -25,6 +26,8 @@ from reports.images import read_png, write_png
 from reports.outputs import RunFolder
 from reports.progress import Progress, format_seconds
 from sampling.base import Sampler
+
+LONG = 10_000  # network calls of a run before which the network is looked at
 
 
 def plan(model: Model, sampler: Sampler, count: int) -> str:
@@ -61,6 +64,9 @@ def run(request: Request) -> None:
     logging.info("%s; %s", plan(model, sampler, len(seeds)), estimate(model, sampler, len(seeds)))
     if request.dry_run:
         return
+    if sampler.nfe * len(seeds) >= LONG and not config.student.method and sanity.can_check(config):
+        if said := sanity.warning(model):
+            logging.warning("%s", said)
     folder_path = workdir_of(request) / config.eval.eval_folder
     settings = {
         "config": {key: config[key].to_dict() for key in ("sde", "model", "data", "sampling")},

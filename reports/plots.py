@@ -61,7 +61,7 @@ def plot_quality(
     rows = [row for row in rows if _drawable(row.get(quality)) and _drawable(row.get(cost))]
     if not rows:
         raise ValueError(f"No row has a positive, finite {quality!r} and {cost!r}; there is nothing to plot in {path}.")
-    with _canvas(path, 6.6, 4.0) as axes:
+    with _canvas(path, 4.8, 4.4) as axes:  # two of them stand side by side on a page
         front = pareto_front([(row[cost], row[quality]) for row in rows])
         axes.plot(*zip(*front, strict=True), color="#DDDDDD", linewidth=7, solid_capstyle="round", label="Pareto front")
         for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
@@ -81,7 +81,7 @@ def plot_quality(
         axes.set(xscale="log", yscale="log", title=title)
         axes.set(xlabel=labels.get(cost, cost), ylabel=labels.get(quality, quality))
         _plain_ticks(axes.xaxis, axes.yaxis)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.figure.legend(loc="outside lower center", ncols=3)
 
 
 def plot_spectra(

@@ -1,5 +1,10 @@
 """docs/reference.md is what the code says now, and the links between pages are looked after."""
 
+import subprocess
+import sys
+
+import pytest
+
 from benchmarks import check_links, reference_page
 from configs import base, methods
 
@@ -41,3 +46,12 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path):
         "gone.md is not there",
         "other.md#gone is no heading there",
     ]
+
+
+def test_the_check_passes_on_this_project_and_fails_on_a_broken_link(tmp_path, monkeypatch):
+    program = [sys.executable, "-m", "benchmarks.check_links"]
+    assert subprocess.run(program, cwd=check_links.ROOT, capture_output=True, text=True).returncode == 0
+    (tmp_path / "page.md").write_text("[a](gone.md)\n")
+    monkeypatch.setattr(check_links, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="gone.md is not there"):
+        check_links.main()

@@ -163,3 +163,9 @@ def test_the_shares_of_noise_left_are_those_of_the_pictures():
     variance = pictures.var(axis=(1, 2)).mean()
     ratios = (np.array(sanity.SCALES) ** 2 + variance) / variance * judged.left.mean(axis=1)
     np.testing.assert_allclose(judged.ratio, np.exp(np.log(ratios).mean()), rtol=1e-4)
+
+
+def test_a_warning_before_a_long_run_names_what_is_left_and_what_to_do():
+    assert gate.warning(model_of("ve", "x0", "sigma", (0.0, 1.0))) == ""
+    said = gate.warning(model_of("ve", "x0", "sigma", (0.0, 1.0), {"predicts": "eps"}))
+    assert "does not denoise as its config says" in said and "--mode=inspect" in said

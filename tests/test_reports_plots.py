@@ -32,7 +32,7 @@ def share_of(path, colour):
 @needs_matplotlib
 def test_quality_is_drawn_for_every_method(tmp_path):
     plot_quality(tmp_path / "a.png", ROWS, "d", "calls", {"d": "distance"}, "title", floor=0.05)
-    assert png_shape(tmp_path / "a.png") == (800, 1320, 4)
+    assert png_shape(tmp_path / "a.png") == (880, 960, 4)
     assert min(share_of(tmp_path / "a.png", (0, 0x72, 0xB2)), share_of(tmp_path / "a.png", (0xD5, 0x5E, 0))) > 1e-3
 
 
