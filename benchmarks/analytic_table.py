@@ -1,6 +1,6 @@
 """PDS where the answer is known: a Gaussian with the spectrum of photographs, at 32, 256 and 1024 pixels.
 
-python -m benchmarks.analytic_table --workdir out/analytic [--sizes 32,256,1024] [--sampled 32] [--picture 256]
+python -m benchmarks.analytic_table --workdir out/analytic [--sizes 32,256,1024] [--sampled 32] [--pictures 256]
 
 On a Gaussian every update is linear in x, so the variance of every frequency can be followed through the whole run
 without drawing an image: P <- gain^2 P + noise^2, with the Langevin step from the norms that so many pixels have
@@ -56,7 +56,9 @@ COLUMNS = {
     "sampled_error": "sampled: spectrum error",
     "sampled_noise": "residual noise ",
     "seconds": "seconds",
+    "n": "n",
 }
+PICTURED = 128  # pixels of an image that the picture shows, from its middle: more would be shrunk on a page
 
 
 def config_for(size: int, name: str, iterations: int) -> ConfigDict:
@@ -152,11 +154,14 @@ def picture(size: int, folder: Path) -> None:
             config = config_for(size, name, iterations)
             config.model.update(components=8, residual=0.3)
             model = run_lib.load(config)
-            columns.append(run_lib.to_pixels(model, run_lib.sample(model, {}, [0]).images)[0])
+            image = run_lib.to_pixels(model, run_lib.sample(model, {}, [0]).images)[0]
+            edge = max(0, size - PICTURED) // 2
+            columns.append(image[edge : size - edge, edge : size - edge])
             logging.info("%s, %d iterations", name, iterations)
         drawn[name] = np.stack(columns)
     headings = [f"{iterations} iterations" for iterations in ITERATIONS]
-    grid = comparison_grid(drawn, headings, f"{size} px, start noise equal")
+    shown = "" if size <= PICTURED else f", the middle {PICTURED} px"
+    grid = comparison_grid(drawn, headings, f"{size} px{shown}, start noise equal")
     write_png(folder / f"analytic_{size}.png", grid)
 
 
@@ -188,8 +193,8 @@ def main(argv: list[str]) -> None:
         spectra = {name: exact_spectra(size, name, ITERATIONS[-1])[0] for name in METHODS}
         title = f"{size} px, {ITERATIONS[-1]} iterations"
         plot_spectra(folder / f"spectra_{size}.png", spectra, exact_spectra(size, "vanilla", 2)[1], "data", title)
-    if flags.FLAGS.picture:
-        picture(flags.FLAGS.picture, folder)
+    for size in map(int, flags.FLAGS.pictures):
+        picture(size, folder)
     if flags.FLAGS.page:
         rows.replace_section(flags.FLAGS.page, "analytic_table", rows.markdown_table(made, COLUMNS))
         heads = {
@@ -208,6 +213,6 @@ if __name__ == "__main__":  # the flags too: tests import two such programs into
     flags.DEFINE_list("sizes", ["32", "256", "1024"], "Pixels a side.")
     flags.DEFINE_list("sampled", ["32"], "Sizes at which images are drawn too.")
     flags.DEFINE_integer("n", 64, "Images drawn a row.")
-    flags.DEFINE_integer("picture", 0, "Size of the five-column picture; 0 draws none.")
+    flags.DEFINE_list("pictures", [], "Sizes of five-column pictures.")
     flags.DEFINE_string("page", "", "Markdown page whose sections analytic_table and analytic_steps are rewritten.")
     app.run(main)
