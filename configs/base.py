@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
             "dsno": _dsno(),
             "ld3": _ld3(),
             "student": _student(),
+            "latent": _latent(),
         }
     )
 
@@ -374,6 +375,45 @@ def _student() -> dict:
         "grid": "",  # noise scales of its calls and the end, 0
         "s_min": 0.0,  # "consistency": noise scale at which it returns what it is given
         "times": "",  # "dsno": SDE times of the points of its trajectory, the last 0
+    }
+
+
+def _latent() -> dict:
+    """The codec between images and latents. config.data describes what diffusion sees: the latents."""
+    return {
+        "kind": "none",  # "kl" or "vq" (models/autoencoder.py); "none" where diffusion sees the images themselves
+        "scale_factor": 0.18215,  # diffusion sees the codec's latents times this
+        "image_channels": 3,
+        "channels": 4,  # of a latent
+        "block_out_channels": (128, 256, 512, 512),  # channels of each level; one level fewer than halvings
+        "layers_per_block": 2,  # residual blocks a level of the encoder; one more in the decoder
+        "down_block_types": (),  # "DownEncoderBlock2D" or "AttnDownEncoderBlock2D" a level; () is all the first
+        "up_block_types": (),  # "UpDecoderBlock2D" or "AttnUpDecoderBlock2D" a level; () is all the first
+        "norm_num_groups": 32,
+        "act_fn": "silu",
+        "mid_attention": True,  # attention between the two residual blocks in the middle
+        "quant_conv": True,  # a 1x1 convolution behind the encoder
+        "post_quant_conv": True,  # a 1x1 convolution before the decoder
+        "num_vq_embeddings": 8192,  # "vq": entries of the codebook
+        "vq_embed_dim": 0,  # "vq": width of an entry; 0 is that of a latent
+        "text": _text(),
+    }
+
+
+def _text() -> dict:
+    """What turns prompts or classes into the context of the network (models/clip.py)."""
+    return {
+        "kind": "none",  # "clip", or "class": a table of learned vectors
+        "vocab_size": 49408,
+        "max_tokens": 77,
+        "width": 768,
+        "num_layers": 12,
+        "num_heads": 12,
+        "mlp_width": 3072,
+        "act": "quick_gelu",  # or "gelu"
+        "projection_dim": 0,  # of the projected text; 0: none
+        "eos_token_id": 49407,  # token whose place stands for the whole text; 2: the one of the highest number
+        "num_classes": 1001,  # "class": entries, the last of which stands for no class
     }
 
 
