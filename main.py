@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import run_lib
-from configs import score_sde
+from configs import check, score_sde
 from modes.request import SHORT_FLAGS
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -72,7 +72,7 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(score_sde.redirect(arguments))
     except (AttributeError, KeyError, FileNotFoundError, ValueError) as error:
-        sys.exit(f"--config: {error}")
+        sys.exit(check.unknown_key(arguments) or f"--config: {error}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,12 @@
 """Checks of a whole config that no single builder can make, before anything is compiled."""
 
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
+
+from configs import base
 
 
 def validate(config: ConfigDict) -> None:
@@ -97,3 +103,22 @@ def validate_sampling(config: ConfigDict) -> None:
             f"--labels={sampling.labels!r}: this network is told no class, and nothing else reads one. Guide it with a "
             "classifier: --config FILE:class_conditional."
         )
+
+
+def unknown_key(arguments: Sequence[str]) -> str:
+    """What to say of the first `--config.a.b` of a command line that is no key of a config; "" where all are."""
+    known = list(_keys(base.get_config().to_dict()))
+    for word in arguments:
+        key = word.partition("=")[0].lstrip("-").removeprefix("config.")
+        if word.lstrip("-").startswith("config.") and key not in known:
+            near = [f"--config.{name}" for name in difflib.get_close_matches(key, known, 2)]
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            return f"--config.{key} is no key of a config.{hint} All of them: docs/reference.md."
+    return ""
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        yield prefix + name
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")

@@ -72,3 +72,17 @@ def test_an_image_that_cannot_be_halved_names_the_multiple():
 
 def test_ones_own_network_is_not_judged():
     check.validate(config(nf=7, image_size=33, factory="my_net.py:make_model"))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--config.sampling.metod=pc", "sampling.metod is no key of a config. Did you mean --config.sampling.method"),
+        ("--config.samplin.method", "samplin.method is no key of a config. Did you mean --config.sampling.method"),
+        ("--config.zzz=1", "zzz is no key of a config. All of them: docs/reference.md."),
+    ],
+)
+def test_an_unknown_key_is_named_in_full_with_those_near_it(word, said):
+    known = ["--config", "configs/ve/demo.py", "--config.sampling.churn.amount=3", "--config.seed=1", "--steps=3"]
+    assert check.unknown_key(known) == ""
+    assert check.unknown_key([*known, word]).startswith(f"--config.{said}")
