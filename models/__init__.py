@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from models.adm import ADM
+from models.autoencoder import AutoencoderKL, VQModel
 from models.ddpm import DDPM
 from models.edm_unet import DhariwalUNet, SongUNet
 from models.layers import Downsample, Upsample
@@ -31,6 +32,9 @@ NETWORKS = {
 }
 
 
+CODECS = {"kl": AutoencoderKL, "vq": VQModel}
+
+
 def create_network(name: str, settings: Mapping[str, Any], **extra) -> nn.Module:
     """The network `name` with the entries of `settings` that it has (config.model), and `extra` ones that win.
 
@@ -38,10 +42,22 @@ def create_network(name: str, settings: Mapping[str, Any], **extra) -> nn.Module
     """
     if name not in NETWORKS:
         raise ValueError(f"config.model.name={name!r} is unknown; choose one of {sorted(NETWORKS)}.")
-    accepted = set(inspect.signature(NETWORKS[name]).parameters) - {"parent", "name"}
-    values = {key: value for key, value in {**settings, **extra}.items() if key in accepted}
+    return _build(NETWORKS[name], {**settings, **extra})
+
+
+def create_codec(settings: Mapping[str, Any], **extra) -> AutoencoderKL | VQModel:
+    """The codec of config.latent, and `extra` settings that win. Raises ValueError for an unknown kind or value."""
+    kind = settings["kind"]
+    if kind not in CODECS:
+        raise ValueError(f"config.latent.kind={kind!r} names no codec; choose one of {sorted(CODECS)}.")
+    return _build(CODECS[kind], {**settings, **extra})
+
+
+def _build(module: type[nn.Module], settings: Mapping[str, Any]) -> Any:
+    accepted = set(inspect.signature(module).parameters) - {"parent", "name"}
+    values = {key: value for key, value in settings.items() if key in accepted}
     # Lists come from configs and JSON; modules must be hashable.
-    return NETWORKS[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return module(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def module_order(network: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
@@ -69,3 +85,9 @@ def param_shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> dict:
     x = jax.ShapeDtypeStruct((copies, *image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((copies,), jnp.float32)
     return jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]
+
+
+def codec_shapes(codec: AutoencoderKL | VQModel) -> dict:
+    """The parameter tree that a codec expects, as ShapeDtypeStructs; nothing is computed."""
+    x = jax.ShapeDtypeStruct((1, codec.factor, codec.factor, codec.image_channels), jnp.float32)
+    return jax.eval_shape(codec.init, jax.random.key(0), x)["params"]

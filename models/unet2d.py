@@ -73,7 +73,7 @@ class ResnetBlock2D(nn.Module):
     """Residual block; the embedding is added before the second normalisation, or scales and shifts after it.
 
     `resample` acts on both branches after the first activation; `project` puts a 1x1 convolution on the skip even where
-    the width stays.
+    the width stays. A block that is given no embedding has no layer for one (autoencoders).
     """
 
     features: int
@@ -89,25 +89,27 @@ class ResnetBlock2D(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
         act = ACTIVATIONS[self.act]
         h = act(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv1")(h)
-        width = 2 * self.features if self.scale_shift else self.features
-        shift = nn.Dense(width, name="time_emb_proj")(act(embedding)).astype(h.dtype)[:, None, None]
         norm2 = GroupNorm(self.groups_out, self.epsilon, name="norm2")
-        if self.scale_shift:
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            h = norm2(h) * (1 + scale) + shift
-        else:
-            h = norm2(h + shift)
+        h = norm2(h) if embedding is None else self._modulate(norm2, h, act(embedding))
         h = nn.Dropout(self.dropout, deterministic=not train)(act(h))
         h = nn.Conv(self.features, (3, 3), dtype=self.dtype, name="conv2")(h)
         if self.project or x.shape[-1] != self.features:
             x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
         return (x + h) * (1 / self.divide_by)
+
+    def _modulate(self, norm: GroupNorm, h: jax.Array, embedding: jax.Array) -> jax.Array:
+        width = 2 * self.features if self.scale_shift else self.features
+        shift = nn.Dense(width, name="time_emb_proj")(embedding).astype(h.dtype)[:, None, None]
+        if not self.scale_shift:
+            return norm(h + shift)
+        scale, shift = jnp.split(shift, 2, axis=-1)
+        return norm(h) * (1 + scale) + shift
 
 
 class Attention(nn.Module):
