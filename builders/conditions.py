@@ -90,7 +90,7 @@ def begin_at(sampler: Sampler, pictures: np.ndarray, scale: float) -> Sampler:
 def condition_settings(config: ConfigDict) -> dict[str, Any]:
     """What fixes the images of a conditioned run besides the other sections: its guidance, and the files it reads."""
     guidance = config.guidance
-    if guidance.kind == "none" and not config.sampling.start_image:
+    if guidance.kind == "none" and guidance.cfg_scale == 1 and not config.sampling.start_image:
         return {}
     files = [guidance[key] for key in ("image", "mask", "classifier", "model")] + [config.sampling.start_image]
     return {"guidance": guidance.to_dict(), "conditions": {file: _hash(Path(shipped(file))) for file in files if file}}

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import precond
 import sde_lib
 from array_types import Keys
-from builders import adaptive, schedules, solvers, students
+from builders import adaptive, classifier_free, schedules, solvers, students
 from builders.conditions import (
     Take,
     begin_at,
@@ -90,7 +90,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     check.validate_sampling(config)
     students.check(config)
     schedules.check(config)
-    given = network_conditions(model, config)
+    given, null = network_conditions(model, config), classifier_free.null_conditions(config)
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
         sampler_of = create_predictor_corrector(model, config, record)
@@ -104,16 +104,17 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         grid = adaptive.ends(model, config)
         sampler_of = functools.partial(_create_adaptive, config, record)
     else:
-        grid = _known(create_grid(model, config, _searching(model, config, given)), model)
+        grid = _known(create_grid(model, config, _searching(model, config)), model)
         if guided or sampling.method not in solvers.METHODS:
             sampler_of = create_guided_sampler(model, config, grid, record)
         else:
             sampler_of = functools.partial(_create_unguided, config, grid, record)
 
     def create(take: Take) -> Sampler:
-        return sampler_of(dataclasses.replace(model, denoiser=_given(model, given, take)), take)
+        return sampler_of(dataclasses.replace(model, denoiser=_given(model, config, given, null, take)), take)
 
     sampler = numbered(create) if given or guided else create(Take([0], 1))
+    sampler = classifier_free.counted(sampler, config, sampler_of, model)
     if sampling.latents:
         return begin_from(sampler, read_latents(config, model.shape), prior_scale(model.sde, grid))
     if not sampling.start_image:
@@ -149,7 +150,12 @@ def _create_unguided(config: ConfigDict, grid: TimeGrid, record: bool, model: Mo
 
 def class_labels(config: ConfigDict) -> np.ndarray | None:
     """The class of each image in turn for a network that is told one; None for a network that is not."""
-    return parse_labels(config.sampling.labels, config.data.num_classes) if config.data.num_classes else None
+    if not config.data.num_classes:
+        return None
+    classifier_free.check_null_class(config)
+    labels = parse_labels(config.sampling.labels, config.data.num_classes)
+    # "All of them" are those that an image can have.
+    return labels if config.sampling.labels else labels[labels != config.data.null_class]
 
 
 def network_conditions(model: Model, config: ConfigDict) -> dict[str, np.ndarray]:
@@ -163,8 +169,16 @@ def network_conditions(model: Model, config: ConfigDict) -> dict[str, np.ndarray
     return given
 
 
-def _given(model: Model, given: dict[str, np.ndarray], take: Take) -> Denoiser:
-    return model.denoiser.given(**{name: jnp.asarray(take(values)) for name, values in given.items()})
+def create_denoiser(model: Model, config: ConfigDict, take: Take) -> Denoiser:
+    """The network as a sampler calls it for a group of images: told its conditions, guided as config.guidance says."""
+    return _given(model, config, network_conditions(model, config), classifier_free.null_conditions(config), take)
+
+
+def _given(
+    model: Model, config: ConfigDict, given: dict[str, np.ndarray], null: dict[str, np.ndarray], take: Take
+) -> Denoiser:
+    told = model.denoiser.given(**{name: jnp.asarray(take(values)) for name, values in given.items()})
+    return classifier_free.create_guided(told, config, null, take)
 
 
 def _known(grid: TimeGrid, model: Model) -> TimeGrid:
@@ -173,10 +187,10 @@ def _known(grid: TimeGrid, model: Model) -> TimeGrid:
     return TimeGrid(*map(network.round, grid)) if isinstance(network, edm.Scaled) else grid
 
 
-def _searching(model: Model, config: ConfigDict, given: dict[str, np.ndarray]) -> Denoiser:
+def _searching(model: Model, config: ConfigDict) -> Denoiser:
     """The denoiser that a grid is searched with: of one microbatch of images."""
     count = config.sampling.microbatch
-    return _given(model, given, Take(range(count), count))
+    return create_denoiser(model, config, Take(range(count), count))
 
 
 def predictor_corrector_settings(config: ConfigDict) -> predictor_corrector.PredictorCorrector:

@@ -119,6 +119,7 @@ def _data() -> dict:
         "range": (),  # of a network of one's own that has another: (low, high), the values of black and white
         "random_flip": True,  # mirror half of the training images
         "num_classes": 0,  # 0: unconditional
+        "null_class": -1,  # class that means none, for guidance.cfg_scale; -1: the network knows no such class
         "low_res": "",  # images for a network that enlarges: folder, zip or .npz; image i takes the i-th, in turn
     }
 
@@ -193,6 +194,9 @@ def _guidance() -> dict:
     return {
         # "classifier", "inpainting", "colorization", "super_resolution", "classifier_free", "autoguidance" or "text"
         "kind": "none",
+        # Beside any kind, D_null + cfg_scale (D - D_null) by the network's own null class or prompt: 2 calls, 1 is none
+        "cfg_scale": 1.0,
+        "cfg_interval": (0.0, float("inf")),  # noise scales between which that acts, at 1 call an evaluation outside
         "scale": 1.0,  # of log p, 1 is neutral; of a contrast of two models the usual w, 1 being the first alone
         "shape": "constant",  # of the scale over log s: "constant", "rising" or "falling" with the noise
         "interval": (0.0, float("inf")),  # noise scales between which guidance acts
@@ -224,6 +228,12 @@ def _eval() -> dict:
         "compare": "",  # also draw the first images by this method, such as "pc", into comparison.png
         "animation": False,  # also write the trajectory as an animated WebP
         "reference": "",  # --mode=evaluate: statistics of real images (.npz); "" computes them from data.source
+        "detector": "",  # --mode=evaluate: weights of an Inception network, for FID and the like (docs/metrics.md)
+        "detector_kind": "",  # "pytorch_fid" (the graph of 2015) or "torchvision"; "" is told by the file
+        "detector_input": "",  # how it is shown images: "pytorch_fid" (also ""), "tensorflow" or "clean_fid"
+        "detector_scores": "",  # some of "fid,kid,is,pr"; "" is all that the reference allows
+        "inception_splits": 10,  # parts that the Inception score is averaged over
+        "seed_ranges": 1,  # 3: figures of three disjoint ranges of the run's seeds, with their mean and spread
     }
 
 
@@ -328,6 +338,7 @@ def _dsno() -> dict:
         "num_trajectories": 2048,  # that are drawn where "trajectories" is empty
         "mixing": "fourier",  # between the points, after each block: "fourier", "dense" or "none"
         "modes": 2,  # frequencies of "fourier", at most num_times // 2 + 1
+        "head": "new",  # the last convolution, or the "teacher"'s, where that puts out the image
         "distance": "l1",  # "l1", "l2" or "huber"
         "weighting": "snr",  # of times: alpha/sigma from 1 to weight_cap, or "ones"
         "weight_cap": 1e4,  # largest weight of "snr"

@@ -73,6 +73,10 @@ class Denoiser:
         channels = x.shape[-1] * (2 if self.predicts == "both" else 1)
         return self.network(self.params, x, labels, **self.conditions)[..., :channels]
 
+    def output_at(self, x: Image, t: jax.Array) -> Image:
+        """`output` at SDE times t [b]."""
+        return self.output(x, self.labels(t))
+
     def labels(self, t: jax.Array) -> jax.Array:
         """What the network is told at SDE times t [b]."""
         levels = self.sde.num_scales - 1
@@ -106,7 +110,7 @@ class Denoiser:
 
     def score(self, x: Image, t: jax.Array) -> Image:
         """grad log p_t(x) for x [b, h, w, c] at SDE times t [b]; 1 network call."""
-        output = self.output(x, self.labels(t))
+        output = self.output_at(x, t)
         if self.predicts == "score":
             return output
         if self.predicts == "eps":
@@ -121,7 +125,7 @@ class Denoiser:
         t = self.sde.time(s)
         alpha, sigma = (value(t)[:, None, None, None] for value in (self.sde.alpha, self.sde.sigma))
         x = alpha * y
-        output = self.output(x, self.labels(t))
+        output = self.output_at(x, t)
         return sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)[0]
 
     def __call__(self, y: Image, s: jax.Array) -> Image:

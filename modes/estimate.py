@@ -1,14 +1,13 @@
 """What a run will take, said before anything is compiled: memory, time, and a cheaper setting."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from builders.classifier_free import calls_per_evaluation
 from builders.conditions import Take
 from builders.draw import group_size
 from builders.model import Model
-from builders.samplers import network_conditions
+from builders.samplers import create_denoiser
 from reports.cost import EFFICIENCY, cost, matmul_speed
 from reports.progress import format_seconds
 from sampling.base import Sampler
@@ -28,19 +27,18 @@ def estimate(model: Model, sampler: Sampler, count: int) -> str:
     per_call = size // len(devices) * config.model.num_times  # a student of DSNO sees every image so many times
     x = jax.ShapeDtypeStruct((per_call, *model.shape), jnp.float32)
     t = jax.ShapeDtypeStruct((per_call,), jnp.float32)
-    take = Take(range(per_call), per_call)
-    given = {name: jnp.asarray(take(values)) for name, values in network_conditions(model, config).items()}
-    one = cost(functools.partial(model.denoiser.network, **given), model.denoiser.params, x, t)
+    denoiser, at_once = create_denoiser(model, config, Take(range(per_call), per_call)), calls_per_evaluation(config)
+    one = cost(lambda denoiser, x, t: denoiser.output_at(x, t), denoiser, x, t)  # an evaluation: 2 calls under guidance
     speed = EFFICIENCY * matmul_speed() * (len(devices) if devices[0].platform != "cpu" else 1)
     groups = -(-count // size)
 
     def seconds(calls: int) -> float:
-        return groups * len(devices) * one.flops * calls / speed
+        return groups * len(devices) * one.flops * calls / at_once / speed
 
     if not sampler.nfe:  # an adaptive solver takes as many calls as it needs
         return f"about {one.memory / 1e6:.0f} MB a device"
     calls = sampler.nfe + (GRADIENT - 1) * sampler.gradient_calls
     said = f"about {one.memory / 1e6:.0f} MB a device and {format_seconds(seconds(calls))}, compilation apart"
-    if sampler.nfe <= 2 * FEW or config.guidance.kind != "none":
+    if sampler.nfe <= 2 * FEW * at_once or config.guidance.kind != "none":
         return said
-    return f"{said}; cheaper: --method=unipc --steps={FEW}, about {format_seconds(seconds(FEW))}"
+    return f"{said}; cheaper: --method=unipc --steps={FEW}, about {format_seconds(seconds(FEW * at_once))}"
