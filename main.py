@@ -7,6 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import run_lib
+from builders.processes import Cluster
 from configs import check, score_sde
 from modes.request import SHORT_FLAGS
 
@@ -27,6 +28,10 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would run, and stop bef
 
 _SWEEP = flags.DEFINE_multi_string("sweep", [], "--mode=sweep: NAME=VALUE,VALUE; repeat it for the product.")
 _SHARD = flags.DEFINE_string("shard", "", "--mode=sweep: k/n takes every n-th point, for job arrays.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as SLURM or a TPU pod starts them.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where nothing says it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes share the run; with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0; with --coordinator.")
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "--mode=compare: about how long it may take.")
 
 # Short flags, the published ones among them; modes/request.py says which config key each one sets.
@@ -47,6 +52,12 @@ _SHORT = [
 ]
 
 
+def cluster() -> Cluster | None:
+    """How the processes of this run find one another; None for a run of one process."""
+    found = Cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    return found if _DISTRIBUTED.value or found != Cluster() else None
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected {argv[1:]}: options are written --name=value.")
@@ -63,6 +74,7 @@ def main(argv: list[str]) -> None:
         minutes=_MINUTES.value,
         from_image=_FROM_IMAGE.value,
         from_model=_FROM_MODEL.value,
+        cluster=cluster(),
     )
     run_lib.run(_MODE.value, request)
 

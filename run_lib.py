@@ -16,6 +16,7 @@ from builders.devices import configure_jax
 from builders.draw import sample, sample_groups, to_pixels
 from builders.model import Model, load
 from builders.own_model import as_k_diffusion
+from builders.processes import join, wait
 from builders.samplers import create_sampler
 from modes import compare, convert, evaluate, export, inspect, likelihood, masks, pairs, prepare, report, sweep, train
 from modes import encode as encode_mode
@@ -58,12 +59,21 @@ MODES: dict[str, Callable[[Request], None]] = {
 }
 
 
+SHARED = ("sample", "pairs", "train")  # modes whose work several processes share
+
+
 def run(mode: str, request: Request) -> None:
     """What `main.py` calls: JAX set up, then the mode; a user's mistake is one line, not a traceback."""
     config = request.config
     configure_jax(config.precision if config is not None and "precision" in config else "float32")
     try:
+        if request.cluster is not None:
+            if mode not in SHARED:
+                raise ValueError(f"--distributed: --mode={mode} runs in one process; several share only {SHARED}.")
+            join(request.cluster)
         MODES[mode](request)
+        if request.cluster is not None:
+            wait("end")  # or those that have no more to do would give the first up while it packs the files
     except (ValueError, FileNotFoundError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("DEBUG"):
             raise

@@ -1,4 +1,4 @@
-"""Runs a sampler for a list of images: group by group on all devices, the same bits however the list is cut."""
+"""Runs a sampler for a list of images: on all devices of this process, the same bits however many there are."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,14 +28,28 @@ class Group(NamedTuple):
     result: SampleResult
 
 
-def group_size(config: ConfigDict, count: int) -> tuple[list[jax.Device], int]:
-    """The devices that `count` images keep busy, and how many images they take at once."""
+def _microbatch(config: ConfigDict) -> int:
     microbatch = config.sampling.microbatch
     if microbatch < 1:
         raise ValueError(f"config.sampling.microbatch={microbatch} must be at least 1.")
+    return microbatch
+
+
+def blocks(config: ConfigDict, seeds: Sequence[int]) -> list[list[int]]:
+    """The images of each network call of a device: `sampling.microbatch` at a time, in the order of the list.
+
+    They are cut from the whole list, so that every device, process and resumed run agrees on them and gets equal bits.
+    """
+    microbatch = _microbatch(config)
+    return [list(seeds[start : start + microbatch]) for start in range(0, len(seeds), microbatch)]
+
+
+def group_size(config: ConfigDict, count: int) -> tuple[list[jax.Device], int]:
+    """The devices of this process that `count` images keep busy, and how many images they take at once."""
+    microbatch = _microbatch(config)
     # Batch-mean step sizes tie the images of a group to one another: they stay on one device.
     limit = 1 if config.sampling.step_norm == "batch" else max(1, config.eval.batch_size // microbatch)
-    devices = jax.devices()[: min(limit, -(-count // microbatch), jax.device_count())]
+    devices = jax.local_devices()[: min(limit, -(-count // microbatch))]
     return devices, microbatch * len(devices)
 
 
@@ -47,19 +61,19 @@ def sample_groups(
     skip: Callable[[list[int]], bool] = lambda indices: False,
     on_steps: Callable[[int], None] = lambda steps: None,
 ) -> Iterator[Group]:
-    """Runs `sampler` for the images `seeds`, group by group.
+    """Runs `sampler` for the images `seeds`, group by group, on the devices of this process.
 
-    A group is one call of the program: `sampling.microbatch` images on each device, the last padded. Groups are cut
-    from the whole list whatever was done before, so that a resumed run computes the same bits. `skip(indices)` leaves
-    a group out, `on_steps(n)` reports n steps done.
+    A group is one call of the program, with one of `blocks(config, seeds)` on each device; the last is padded.
+    `skip(indices)` leaves a block out, `on_steps(n)` reports n steps done.
     """
-    devices, size = group_size(config, len(seeds))
+    todo = [block for block in blocks(config, seeds) if not skip(block)]
+    if not todo:
+        return
+    devices, size = group_size(config, sum(map(len, todo)))
     mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
-    for start in range(0, len(seeds), size):
-        indices = list(seeds[start : start + size])
-        if skip(indices):
-            continue
-        padded = indices + [indices[-1]] * (size - len(indices))
+    for start in range(0, len(todo), len(devices)):
+        indices = [index for block in todo[start : start + len(devices)] for index in block]
+        padded = indices + [indices[-1]] * (size - len(indices))  # only the last block can be short
         begun = sampler.of(padded) if sampler.of else sampler
         operands, state = base.begin_on(mesh, begun, image_keys(config.seed, padded))
         records, before = [], 0
@@ -98,7 +112,8 @@ def sample(
       seeds: indices under config.seed; image i depends on (config.seed, i, settings) alone.
       record: also return the states and the x0 estimates after every update.
 
-    Returns images [n, h, w, c] in the model's data range, as NumPy arrays, with the count of network calls.
+    Returns images [n, h, w, c] in the model's data range, as NumPy arrays, with the count of network calls; latents of
+    a model that draws these (`model.decode`, `to_pixels`).
     """
     config = copy.deepcopy(model.config)
     with config.unlocked():
@@ -113,6 +128,6 @@ def sample(
 
 
 def to_pixels(model: Model, images: np.ndarray) -> np.ndarray:
-    """Images in the model's data range to uint8, rounded and clamped."""
+    """What the model drew to uint8, decoded where it is latents, rounded and clamped."""
     low, high = model.data_range
-    return to_uint8((images - low) / (high - low))
+    return to_uint8((model.decode(images) - low) / (high - low))

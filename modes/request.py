@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from builders.config import apply_overrides
 from builders.model import Model, load
+from builders.processes import Cluster
 
 # Short flags, the published ones among them, and the config key that each one sets.
 SHORT_FLAGS = {
@@ -42,6 +43,7 @@ class Request(NamedTuple):
     minutes: float = 10.0  # --mode=compare: about how long it may take
     from_image: str = ""  # --mode=sample: draws this image again
     from_model: int = 0  # --mode=masks: from so many images that the model draws
+    cluster: Cluster | None = None  # --distributed: the other processes of this run
 
 
 def open_model(request: Request) -> Model:

@@ -1,20 +1,22 @@
 """--mode=sample: images into W/<eval_folder>, resumable, with their grid, their cost and a comparison."""
 
+import contextlib
 import copy
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from builders import sanity
+from builders import processes, sanity
 from builders.conditions import condition_settings
 from builders.config import apply_overrides
-from builders.draw import group_size, sample, sample_groups, to_pixels
+from builders.draw import blocks, group_size, sample, sample_groups, to_pixels
 from builders.model import Model
 from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
 from modes import condition_pictures, repeat
@@ -28,6 +30,7 @@ from reports.progress import Progress, format_seconds
 from sampling.base import Sampler
 
 LONG = 10_000  # network calls of a run before which the network is looked at
+SECONDS_TO_SEE = 60  # what another process has written
 
 
 def plan(model: Model, sampler: Sampler, count: int) -> str:
@@ -45,10 +48,14 @@ def plan(model: Model, sampler: Sampler, count: int) -> str:
     if sampler.calls:
         steps, calls = f"{sampling.ode.solver} to {sampling.ode.rtol:g}", "as many as that takes"
     return (
-        f"{config.model.name} ({size}), {model.shape[0]} px, {method}, {steps}, "
+        f"{config.model.name} ({size}), {model.image_shape[0]} px, {method}, {steps}, "
         f"{gradients}{calls} network calls an image, {count} images, seed {config.seed}, "
-        f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s)"
+        f"{config.precision} on {jax.device_count()} {jax.devices()[0].platform} device(s){_shared()}"
     )
+
+
+def _shared() -> str:
+    return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
 
 
 def run(request: Request) -> None:
@@ -64,7 +71,8 @@ def run(request: Request) -> None:
     logging.info("%s; %s", plan(model, sampler, len(seeds)), estimate(model, sampler, len(seeds)))
     if request.dry_run:
         return
-    if sampler.nfe * len(seeds) >= LONG and not config.student.method and sanity.can_check(config):
+    first = processes.is_first()
+    if first and sampler.nfe * len(seeds) >= LONG and not config.student.method and sanity.can_check(config):
         if said := sanity.warning(model):
             logging.warning("%s", said)
     folder_path = workdir_of(request) / config.eval.eval_folder
@@ -75,16 +83,21 @@ def run(request: Request) -> None:
         "weights": model.weights_hash,
     } | condition_settings(config)
     session = {"command": sys.argv, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "seeds": len(seeds)}
+    session |= {"devices": jax.device_count(), "processes": jax.process_count()}
     text = {"seed": config.seed, "method": config.sampling.method, "weights": model.weights_hash}
     text |= {"config": repeat.settings_text(config)}
-    with RunFolder(folder_path, settings, session) as folder:
-        pending = set(folder.missing(seeds, model.shape))
+    with _shared_folder(folder_path, settings, session) as folder:
+        pending = set(folder.missing(seeds, model.image_shape))
         logging.info("%d of %d images are to be drawn in %s.", len(pending), len(seeds), folder_path)
         times = [time.perf_counter()]
-        _, size = group_size(config, len(seeds))
-        todo = sum(bool(pending.intersection(seeds[i : i + size])) for i in range(0, len(seeds), size))
-        with Progress(max(1, todo * num_updates(sampler)), "sampling", "update") as progress:
-            for group in sample_groups(model, sampler, config, seeds, pending.isdisjoint, progress.update):
+        mine = own_blocks(blocks(config, seeds), pending)
+        devices, _ = group_size(config, max(1, sum(map(len, mine))))
+        updates = -(-len(mine) // len(devices)) * num_updates(sampler)
+        firsts = {block[0] for block in mine}
+        with Progress(max(1, updates), "sampling", "update", terminal=None if first else False) as progress:
+            for group in sample_groups(
+                model, sampler, config, seeds, lambda block: block[0] not in firsts, progress.update
+            ):
                 times.append(time.perf_counter())
                 sampler = sampler._replace(nfe=max(sampler.nfe, group.result.nfe))  # an adaptive solver knows it now
                 drawn = group.result
@@ -92,16 +105,56 @@ def run(request: Request) -> None:
                 for index, image, nfe in zip(group.indices, to_pixels(model, drawn.images), calls, strict=True):
                     if index in pending:
                         folder.write(index, image, text | {"index": index, "calls": nfe})
-                if config.eval.animation and len(times) == 2:
+                if config.eval.animation and first and len(times) == 2:
                     frames = [image_grid(to_pixels(model, frame)) for frame in group.result.denoised]
                     write_animation(folder_path / "trajectory.webp", np.stack(frames))
         seconds = _seconds(times)
+        folder.flush()
+        processes.wait("images")
+        if not first:
+            return
+        _see_all(folder, seeds, model.image_shape)
         cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
         folder.finish(cost, caption(model, sampler))
     logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
     condition_pictures.write(model, seeds, folder_path, caption(model, sampler))
     if config.eval.compare and not (folder_path / "comparison.png").exists():
         write_comparison(model, sampler, seeds[:8], folder_path)
+
+
+@contextlib.contextmanager
+def _shared_folder(path: Path, settings: Mapping[str, Any], session: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The folder of all processes. The first makes it and its record; the others come when it has."""
+    if not processes.is_first():
+        processes.wait("record")
+    with RunFolder(path, settings, session, keeps_record=processes.is_first()) as folder:
+        if processes.is_first():
+            processes.wait("record")
+        yield folder
+
+
+def own_blocks(all_blocks: Sequence[list[int]], pending: set[int]) -> list[list[int]]:
+    """The blocks that this process draws: its share of those that were not all there when the run began.
+
+    What is there is what the first process saw: another may already see images that were drawn since.
+    """
+    lacking = processes.as_first_sees([not pending.isdisjoint(block) for block in all_blocks])
+    return processes.share([block for block, lacks in zip(all_blocks, lacking, strict=True) if lacks])
+
+
+def _see_all(folder: RunFolder, seeds: Sequence[int], shape: tuple[int, int, int]) -> None:
+    """Waits until the images of the other processes can be seen: shared storage shows them with some delay."""
+    if jax.process_count() == 1:
+        return
+    for _ in range(SECONDS_TO_SEE):
+        if not folder.missing(seeds, shape):
+            return
+        time.sleep(1)
+    if missing := folder.missing(seeds, shape):
+        raise OSError(
+            f"{folder.image_path(missing[0])} and {len(missing) - 1} more were drawn by other processes but cannot be "
+            "seen here: --workdir must be on storage that all of them share."
+        )
 
 
 def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folder: Path) -> None:

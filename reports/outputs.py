@@ -34,11 +34,17 @@ _MOST_PENDING = 64  # images waiting to be written; beyond that the sampler wait
 class RunFolder:
     """The images of one run, written in the background. Use as a context manager; leaving it waits for the writes.
 
-    One process writes a folder at a time. Two at once do no harm to the images (equal settings give equal files) but
-    lose one of the two session entries.
+    One run writes a folder at a time. Two at once do no harm to the images (equal settings give equal files) but lose
+    one of the two session entries. Of several processes that share a run, one keeps the record.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any], session: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Mapping[str, Any],
+        session: Mapping[str, Any] | None = None,
+        keeps_record: bool = True,
+    ):
         """Opens or creates the folder.
 
         Args:
@@ -46,6 +52,7 @@ class RunFolder:
           settings: everything that fixes the pixels of image i: config, method, seed, hash of the weights. Nested
             mappings of JSON values; NumPy numbers are taken too.
           session: what else to record of this process: command, versions, device.
+          keeps_record: whether this process writes run.json and, in the end, shards and grid.
 
         Raises:
           ValueError: the folder holds a run with other settings (named), or images without a record.
@@ -59,10 +66,11 @@ class RunFolder:
                 error.errno, f"The output folder {path} cannot be made ({error.strerror}); choose another --workdir"
             ) from error
         self._record = self._open_record(_plain(settings))
-        self._record["sessions"].append(
-            {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **_plain(session or {}), "finished": False}
-        )
-        self._save_record()
+        if keeps_record:
+            self._record["sessions"].append(
+                {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **_plain(session or {}), "finished": False}
+            )
+            self._save_record()
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="png")
         self._pending: deque[Future[None]] = deque()
         self._written = 0
