@@ -36,6 +36,11 @@ def data_source(config: ConfigDict) -> str | Source:
 def create_batches(config: ConfigDict) -> Batches:
     """Batches of the training images of config.data, held-out ones left out, with labels where the source has them."""
     data = config.data
+    if data.range:
+        raise ValueError(
+            f"Images are trained on in [0, 1] or [-1, 1], and the network's range is {tuple(data.range)}: scale inside "
+            "its function, and say data_range=(0, 1) or (-1, 1)."
+        )
     source = create_source(data_source(config), data.split)
     if data.holdout:
         source = Without(source, data.holdout)

@@ -23,10 +23,15 @@ from training.state import TrainState
 
 
 def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
-    """Trains config.model on config.data.source.
+    """Trains config.model on config.data.source; a network of one's own (config.model.factory) from its own parameters.
 
     `checkpoint`: goes on from these weights with fresh optimiser moments; a state saved in the workdir wins.
     """
+    if config.model.name == "analytic":
+        raise ValueError("config.model.name='analytic' is exact already: it has no parameters to train.")
+    start = load(config, checkpoint) if checkpoint or config.model.factory else None
+    if start is not None:
+        config = start.config
     training = config.training
     matching = score_matching.ScoreMatching(
         weighting=training.weighting,
@@ -40,13 +45,14 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         end_time=1e-5,
     )
     settings, batches = loop_settings(config), create_batches(config)
-    if checkpoint:
-        params = load(config, checkpoint).denoiser.params
+    if start is not None:
+        template = start.denoiser
     else:
         shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
         initialise = jax.jit(create_network(config).init)
         params = initialise(jax.random.key(config.seed), jnp.zeros((1, *shape)), jnp.ones((1,)))["params"]
-    template = create_denoiser(config, None)
+        template = create_denoiser(config, params)
+    params = template.params
 
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
         x0 = to_model_range(batch["image"], config.data.centered)
@@ -67,7 +73,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         averaged = jax.tree.map(np.asarray, state.ema_params)
         native.write(path, averaged, json.loads(config.to_json_best_effort()), {"step": int(state.step)}, half=True)
-        model = Model(create_denoiser(config, jax.tree.map(jnp.asarray, averaged)), config)
+        model = Model(dataclasses.replace(template, params=jax.tree.map(jnp.asarray, averaged)), config)
         # A plain sampler, so that what is seen is the network.
         drawn = sample(model, {"method": "pc", "num_steps": 50, "corrector": "none"}, range(16))
         write_png(workdir / "samples" / f"step_{int(state.step)}.png", image_grid(to_pixels(model, drawn.images)))

@@ -16,7 +16,7 @@ import run_lib
 import sde_lib
 from builders import own_model
 from builders.conditions import to_range
-from builders.training import data_source
+from builders.training import create_batches, data_source
 from checkpoints import native
 from configs import own
 from data import create_source
@@ -345,3 +345,10 @@ def test_a_data_set_of_ones_own_makes_masks(tmp_path):
 def test_pictures_of_the_user_are_brought_into_the_range_of_the_model():
     config = gaussian_model(PROCESSES["vp"], "eps", "t", data_range=(-0.5, 1.5)).config
     np.testing.assert_allclose(to_range(np.array([0.0, 0.25, 1.0]), config), [-0.5, 0.0, 1.5])
+
+
+def test_training_images_in_another_range_than_two_are_refused():
+    config = own.get_config()
+    config.data.update(source="photos", range=(0.0, 255.0))
+    with pytest.raises(ValueError, match=r"the network's range is \(0.0, 255.0\): scale inside its function"):
+        create_batches(config)
