@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from models.adm import ADM
 from models.autoencoder import AutoencoderKL, VQModel
+from models.clip import ClassEmbedder, CLIPImage, CLIPText
 from models.ddpm import DDPM
 from models.edm_unet import DhariwalUNet, SongUNet
 from models.layers import Downsample, Upsample
@@ -17,6 +18,7 @@ from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2
 from models.pd_unet import PDUNet
 from models.unet2d import UNet2D
+from models.unet2d_condition import UNet2DCondition
 from models.v_diffusion import VDiffusionUNet
 
 NETWORKS = {
@@ -27,12 +29,14 @@ NETWORKS = {
     "song_unet": SongUNet,
     "dhariwal_unet": DhariwalUNet,
     "unet2d": UNet2D,
+    "unet2d_condition": UNet2DCondition,
     "v_diffusion": VDiffusionUNet,
     "pd_unet": PDUNet,
 }
 
 
 CODECS = {"kl": AutoencoderKL, "vq": VQModel}
+TEXT_ENCODERS = {"clip": CLIPText, "class": ClassEmbedder}
 
 
 def create_network(name: str, settings: Mapping[str, Any], **extra) -> nn.Module:
@@ -51,6 +55,14 @@ def create_codec(settings: Mapping[str, Any], **extra) -> AutoencoderKL | VQMode
     if kind not in CODECS:
         raise ValueError(f"config.latent.kind={kind!r} names no codec; choose one of {sorted(CODECS)}.")
     return _build(CODECS[kind], {**settings, **extra})
+
+
+def create_text_encoder(settings: Mapping[str, Any], **extra) -> CLIPText | ClassEmbedder:
+    """The encoder of config.latent.text, and `extra` settings that win; raises ValueError as `create_codec`."""
+    kind = settings["kind"]
+    if kind not in TEXT_ENCODERS:
+        raise ValueError(f"config.latent.text.kind={kind!r} names no encoder; choose one of {sorted(TEXT_ENCODERS)}.")
+    return _build(TEXT_ENCODERS[kind], {**settings, **extra})
 
 
 def _build(module: type[nn.Module], settings: Mapping[str, Any]) -> Any:
@@ -91,3 +103,15 @@ def codec_shapes(codec: AutoencoderKL | VQModel) -> dict:
     """The parameter tree that a codec expects, as ShapeDtypeStructs; nothing is computed."""
     x = jax.ShapeDtypeStruct((1, codec.factor, codec.factor, codec.image_channels), jnp.float32)
     return jax.eval_shape(codec.init, jax.random.key(0), x)["params"]
+
+
+def text_shapes(encoder: CLIPText | ClassEmbedder) -> dict:
+    """The parameter tree that an encoder of texts or classes expects, as ShapeDtypeStructs; nothing is computed."""
+    tokens = jax.ShapeDtypeStruct((1,) if isinstance(encoder, ClassEmbedder) else (1, 1), jnp.int32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), tokens)["params"]
+
+
+def image_shapes(encoder: CLIPImage) -> dict:
+    """The parameter tree that an encoder of images expects, as ShapeDtypeStructs; nothing is computed."""
+    x = jax.ShapeDtypeStruct((1, encoder.image_size, encoder.image_size, 3), jnp.float32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), x)["params"]

@@ -155,10 +155,22 @@ def attend_heads(qkv: jax.Array, heads: int, order: str) -> jax.Array:
     b, n, channels = qkv.shape
     axes, axis = [heads, channels // (3 * heads)], QKV_AXIS[order]
     q, k, v = jnp.moveaxis(qkv.reshape(b, n, *axes[:axis], 3, *axes[axis:]), 2 + axis, 0)
-    scale = float(axes[1] ** -0.25)  # on both, so that half precision does not overflow
+    return attend_positions(q, k, v).reshape(b, n, channels // 3)
+
+
+def attend_positions(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
+    """Multi-head attention of n positions to m, softmax in float32: [b, n, heads, d], twice [b, m, heads, d] -> q's.
+
+    `causal`: position i sees positions up to i only.
+    """
+    scale = float(q.shape[-1] ** -0.25)  # on both, so that half precision does not overflow
     logits = jnp.einsum("bqhd,bkhd->bhqk", q * scale, k * scale)
-    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(b, n, channels // 3)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if causal:
+        seen = np.tri(logits.shape[-2], logits.shape[-1], dtype=bool)
+        logits = jnp.where(seen[None, None], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
 class Conv2d(nn.Module):

@@ -7,8 +7,8 @@ logarithm, and the output is divided by them).
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -41,6 +41,7 @@ class BlockType(NamedTuple):
 
     attention: bool
     resampling: str  # "conv", "resnet" or "fir"; "" follows downsample_type or upsample_type
+    cross: bool = False  # the attention sees a context too (models.unet2d_condition)
 
 
 DOWN_BLOCKS = {
@@ -67,6 +68,11 @@ CHOICES = {
     "class_embed_type": (None, "timestep"),
     "mid_block_type": (None, "UNetMidBlock2D"),
 }
+
+
+def per_level(value: Any, levels: int) -> tuple:
+    """One value a level, from the finest, where a config gives one for all."""
+    return tuple(value) if isinstance(value, Sequence) else (value,) * levels
 
 
 class ResnetBlock2D(nn.Module):
@@ -140,9 +146,13 @@ class UNet2D(nn.Module):
     `dtype` is the compute type of convolutions between the first and the last.
     """
 
+    choices: ClassVar[Mapping[str, tuple]] = CHOICES
+    down_blocks: ClassVar[Mapping[str, BlockType]] = DOWN_BLOCKS
+    up_blocks: ClassVar[Mapping[str, BlockType]] = UP_BLOCKS
+
     nf: int = 224
     ch_mult: Sequence[float] = (1, 2, 3, 4)
-    num_res_blocks: int = 2
+    num_res_blocks: int | Sequence[int] = 2
     down_block_types: Sequence[str] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
     mid_block_type: str | None = "UNetMidBlock2D"
     up_block_types: Sequence[str] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
@@ -160,7 +170,7 @@ class UNet2D(nn.Module):
     downsample_type: str = "conv"
     upsample_type: str = "conv"
     act_fn: str = "silu"
-    attention_head_dim: int | None = 8
+    attention_head_dim: Any = 8  # channels of a head; None: one head
     norm_num_groups: int | None = 32
     attn_norm_num_groups: int | None = None
     norm_eps: float = 1e-5
@@ -170,10 +180,10 @@ class UNet2D(nn.Module):
     dtype: Any = None
 
     def __post_init__(self):
-        for key, choices in CHOICES.items():
+        for key, choices in self.choices.items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"config.model.{key}={getattr(self, key)!r} is unknown; choose one of {choices}.")
-        for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+        for key, known in (("down_block_types", self.down_blocks), ("up_block_types", self.up_blocks)):
             named = getattr(self, key)
             if unknown := sorted(set(named) - set(known)):
                 raise ValueError(f"config.model.{key} has {unknown}, which is unknown; choose from {sorted(known)}.")
@@ -187,8 +197,14 @@ class UNet2D(nn.Module):
 
     @nn.compact
     def __call__(self, x: Image, labels: PerImage, classes: jax.Array | None = None, train: bool = False) -> Image:
+        return self._run(x, labels, classes, None, train)
+
+    def _run(
+        self, x: Image, labels: PerImage, classes: jax.Array | None, context: jax.Array | None, train: bool
+    ) -> Image:
+        """The network, whatever its attention sees beside the image: `context` [b, n, d] is handed to `_attend`."""
         widths = [round(self.nf * multiplier) for multiplier in self.ch_mult]
-        last = len(widths) - 1
+        last, layers = len(widths) - 1, per_level(self.num_res_blocks, len(widths))
         embedding = self._embed(labels.astype(x.dtype), classes)
         x = 2 * x - 1 if self.center_input_sample else x
         pyramid = x
@@ -198,39 +214,44 @@ class UNet2D(nn.Module):
         h = h if self.dtype is None else h.astype(self.dtype)
         skips = [h]
         for level, (width, kind) in enumerate(zip(widths, self.down_block_types, strict=True)):
-            name, block = f"down_blocks_{level}", DOWN_BLOCKS[kind]
-            for i in range(self.num_res_blocks):
+            name, block = f"down_blocks_{level}", self.down_blocks[kind]
+            for i in range(layers[level]):
                 h = self._resnet(f"{name}_resnets_{i}", width, block, h)(h, embedding, train)
-                h = self._level_attention(f"{name}_attentions_{i}", width, block)(h) if block.attention else h
+                h = self._attend(f"{name}_attentions_{i}", level, block, h, context) if block.attention else h
                 skips.append(h)
             if level < last:
                 pyramid, h = self._downsample(name, block, pyramid, h, embedding, train)
                 skips.append(h)
 
         if self.mid_block_type is not None:
-            h = self._middle(h, embedding, train)
+            h = self._middle(h, embedding, context, train)
 
         image = None  # the sum of what the "Skip" levels have put out so far
         for level, (width, kind) in enumerate(zip(reversed(widths), self.up_block_types, strict=True)):
-            name, block = f"up_blocks_{level}", UP_BLOCKS[kind]
-            for i in range(self.num_res_blocks + 1):
+            name, block, count = f"up_blocks_{level}", self.up_blocks[kind], layers[last - level]
+            for i in range(count + 1):
                 skip = skips.pop()
                 resnet = self._resnet(f"{name}_resnets_{i}", width, block, h, skip)
                 h = resnet(jnp.concatenate([h, skip], axis=-1), embedding, train)
-                if block.attention and (block.resampling != "fir" or i == self.num_res_blocks):
+                if block.attention and (block.resampling != "fir" or i == count):
                     # The "Skip" block has one attention for all its layers.
                     number = 0 if block.resampling == "fir" else i
-                    h = self._level_attention(f"{name}_attentions_{number}", width, block)(h)
+                    h = self._attend(f"{name}_attentions_{number}", last - level, block, h, context)
             if block.resampling == "fir":
                 image = None if image is None else fir_upsample(image, FIR)
             if level < last:
                 image, h = self._upsample(name, block, image, h, embedding, train)
 
         groups = self.norm_num_groups or groups_of(self.nf)
-        h = nn.silu(GroupNorm(groups, self.norm_eps, name="conv_norm_out")(h)).astype(x.dtype)
+        h = self._act(GroupNorm(groups, self.norm_eps, name="conv_norm_out")(h)).astype(x.dtype)
         h = nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
         h = h if image is None else h + image
         return h / labels.astype(h.dtype)[:, None, None, None] if self.embedding_type == "fourier" else h
+
+    @property
+    def _act(self) -> Callable[[jax.Array], jax.Array]:
+        """Between the two layers of an embedding and before the last convolution, whatever act_fn is."""
+        return nn.silu
 
     def _embed(self, labels: PerImage, classes: jax.Array | None) -> jax.Array:
         """[b, width]: of the labels, plus that of the classes where the network has them."""
@@ -261,7 +282,7 @@ class UNet2D(nn.Module):
         return lambda labels: jnp.roll(sinusoids(labels, self.nf), self.nf // 2 if swapped else 0, axis=-1)
 
     def _two_layers(self, name: str, width: int, features: jax.Array) -> jax.Array:
-        hidden = nn.silu(nn.Dense(width, name=f"{name}_linear_1")(features))
+        hidden = self._act(nn.Dense(width, name=f"{name}_linear_1")(features))
         return nn.Dense(width, name=f"{name}_linear_2")(hidden)
 
     def _resnet(
@@ -293,12 +314,13 @@ class UNet2D(nn.Module):
         heads = width // (self.attention_head_dim or width)
         return Attention(heads, groups, self.norm_eps, divide_by, self.dtype, name=name)
 
-    def _level_attention(self, name: str, width: int, block: BlockType) -> Attention:
+    def _attend(self, name: str, level: int, block: BlockType, h: jax.Array, context: jax.Array | None) -> jax.Array:
+        """h through the attention of a level, counted from the finest; this network has no context."""
         if block.resampling == "fir":
-            return self._attention(name, width, 32, float(np.sqrt(2)))
-        return self._attention(name, width, self.norm_num_groups)
+            return self._attention(name, h.shape[-1], 32, float(np.sqrt(2)))(h)
+        return self._attention(name, h.shape[-1], self.norm_num_groups)(h)
 
-    def _middle(self, h: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+    def _middle(self, h: jax.Array, embedding: jax.Array, context: jax.Array | None, train: bool) -> jax.Array:
         width = h.shape[-1]
         groups = self.norm_num_groups or groups_of(width)
         settings = dict(groups=groups, groups_out=groups, divide_by=self.mid_block_scale_factor)

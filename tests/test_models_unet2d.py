@@ -4,6 +4,7 @@ The weights are drawn here by the recipe of tests/goldens/diffusers/README.md an
 test starts from config.json + safetensors, as a user does.
 """
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_a_network_that_cannot_be_built_is_refused_by_key(changes, message):
 
 
 def test_every_setting_of_the_network_is_read_from_the_file():
-    fields = set(unet2d.UNet2D.__dataclass_fields__) - {"parent", "name", "dtype", "num_classes"}
+    fields = {field.name for field in dataclasses.fields(unet2d.UNet2D)} - {"parent", "name", "dtype", "num_classes"}
     config = diffusers.translate({"_class_name": "UNet2DModel", "sample_size": 64}, None, "folder")
     assert fields <= set(config.model)
     network = models.create_network("unet2d", config.model.to_dict())
