@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from builders.analytic import natural_fields, natural_variance
 from builders.model import Model, create_denoiser
 from models import edm, sanity
-from models.sanity import Convention, Verdict
+from models.sanity import Convention, Judged, Verdict
 
 RANGES = ((0.0, 1.0), (-1.0, 1.0))
 SMALL = 64 * 64  # pixels of an image up to which four pictures are looked at, above it one
@@ -44,13 +44,18 @@ def check(model: Model, other_weights: Any = None, recorded: ConfigDict | None =
     return verdict if other_weights is None else _with_weights(model, verdict, other_weights)
 
 
+def declared(model: Model) -> Judged:
+    """How well `model` denoises as its config says; three network calls of four images (one above 64 pixels)."""
+    pictures = _pictures(model, 4)
+    return sanity.judge(_declared(model, len(pictures)), pictures)
+
+
 def warning(model: Model) -> str:
     """What to say before a long run of a network that does not denoise as its config says; "" of one that does.
 
-    Costs three network calls of four images (one above 64 pixels).
+    Costs what `declared` does.
     """
-    pictures = _pictures(model, 4)
-    judged = sanity.judge(_declared(model, len(pictures)), pictures)
+    judged = declared(model)
     if judged.ratio <= sanity.FAILED:
         return ""
     return (

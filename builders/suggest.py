@@ -1,6 +1,6 @@
 """For a weight file without an architecture: the shipped configs whose networks have exactly its tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import logging
@@ -21,6 +21,7 @@ def fitting_configs(stored: checkpoints.Checkpoint, fits: Callable[[ConfigDict],
     fits: whether the network of a config has the tensors of the file (ValueError: it has not). It takes a second, so it
       is asked once for each network, and only where the file has a first layer of its width.
     """
+    logging.info("%s does not carry its architecture; looking for configs that fit, up to a minute.", stored.path)
     verdicts: dict[str, bool] = {}
     found = []
     layers = {tuple(sorted(tensor.shape)) for tensor in stored.raw.values()}
@@ -52,13 +53,15 @@ def _shipped() -> Iterator[tuple[str, ConfigDict]]:
 
 def question(stored: checkpoints.Checkpoint, fits: Callable[[ConfigDict], bool]) -> str:
     """What to tell the user of a file that needs --config."""
-    logging.info(
-        "%s does not carry its architecture; looking for shipped configs that fit, up to a minute.", stored.path
-    )
-    found = fitting_configs(stored, fits)
+    return answer(stored, fitting_configs(stored, fits))
+
+
+def answer(stored: checkpoints.Checkpoint, found: Sequence[str]) -> str:
+    """The same, of the configs that fit."""
     if not found:
         return (
             f"{stored.path} does not carry its architecture, and no shipped config has its tensors; name your own with "
             "--config (--mode=inspect shows what the file holds)."
         )
-    return f"{stored.path} does not carry its architecture; these configs fit it: --config {', '.join(found)}."
+    which = " --mode=inspect says which of them the network denoises under." if len(found) > 1 else ""
+    return f"{stored.path} does not carry its architecture; these configs fit it: --config {', '.join(found)}.{which}"

@@ -1,15 +1,17 @@
 """--mode=inspect: what is in a weight file, whether the network of a config fits it, and whether it denoises."""
 
 import copy
+from collections.abc import Sequence
 
 import checkpoints
 from builders import sanity
-from builders.config import resolve_config
+from builders.config import load_config_file, resolve_config
 from builders.model import Model, create_denoiser, find_checkpoint, load, named_tensors, read_params
-from builders.suggest import question
+from builders.suggest import answer, fitting_configs
 from checkpoints import fitting
 from checkpoints import inspect as inspection
 from configs import base as base_config
+from models import sanity as conventions
 from modes.request import Request
 
 
@@ -30,7 +32,10 @@ def run(request: Request) -> None:
     recorded = resolve_config(None, stored) if stored.config is not None else None
     config = config or recorded
     if config is None:
-        print(f"\n{question(stored, lambda config: fitting.compare(*named_tensors(stored, config)).fits())}")
+        found = fitting_configs(stored, lambda config: fitting.compare(*named_tensors(stored, config)).fits())
+        print(f"\n{answer(stored, found)}")
+        if len(found) > 1 and not request.dry_run:
+            print(f"\n{which(stored, found)}")
         return
     differences = fitting.compare(*named_tensors(stored, config))
     verdict = "fits." if differences.fits() else f"does not fit:\n{differences.report()}"
@@ -41,3 +46,15 @@ def run(request: Request) -> None:
         other.model.ema = not config.model.ema
         other_weights = read_params(stored, other) if stored.ema is not None else None
         print(sanity.check(model, other_weights, recorded).report())
+
+
+def which(stored: checkpoints.Checkpoint, found: Sequence[str]) -> str:
+    """The configs that fit a file, with how well its network denoises under each, the best first; three calls each."""
+    ratios: dict[str, float] = {}
+    for path in found:
+        config = resolve_config(load_config_file(path))
+        if sanity.can_check(config):
+            ratios[path] = sanity.declared(Model(create_denoiser(config, read_params(stored, config)), config)).ratio
+    lines = [f"{ratio:12.2f}  {path}" for path, ratio in sorted(ratios.items(), key=lambda item: item[1])]
+    heading = f"Noise left of a synthetic picture under each; above {conventions.FAILED:g} it does not denoise:"
+    return "\n".join([heading, *lines])

@@ -1,15 +1,20 @@
 """Four mistakes planted on the demo checkpoint, and what the sanity gate says of each."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import run_lib
 from builders import sanity
+from builders.config import shipped
 from builders.model import Model, create_denoiser
+from checkpoints import safetensors_file
 from configs.ve import demo
+from modes import inspect
 
 pytestmark = pytest.mark.slow
 
@@ -78,3 +83,17 @@ def test_raw_weights_in_place_of_averaged_ones_are_told(model):
     verdict = sanity.check(wrong, other_weights=model.denoiser.params)
     assert verdict.changes == {"ema": "--config.model.ema=True"}, verdict.report()
     assert sanity.check(model, other_weights=raw).changes == {}
+
+
+def test_of_several_configs_that_fit_a_file_the_right_one_comes_first(monkeypatch, tmp_path, capsys):
+    wrong = demo.get_config()
+    wrong.model.update(scaling="none", predicts="eps")
+    monkeypatch.setattr(inspect, "fitting_configs", lambda stored, fits: ["configs/wrong.py", "configs/ve/demo.py"])
+    configs = {"configs/wrong.py": wrong, "configs/ve/demo.py": demo.get_config()}
+    monkeypatch.setattr(inspect, "load_config_file", configs.__getitem__)
+    tensors, _ = safetensors_file.load(Path(shipped(demo.get_config().checkpoint)))
+    save_file(tensors, tmp_path / "bare.safetensors")
+    inspect.run(run_lib.Request(None, None, str(tmp_path / "bare.safetensors")))
+    lines = capsys.readouterr().out.strip().split("\n")
+    assert lines[-2].endswith("configs/ve/demo.py") and float(lines[-2].split()[0]) < 0.7
+    assert lines[-1].endswith("configs/wrong.py") and float(lines[-1].split()[0]) > 1.5
