@@ -8,10 +8,12 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from builders import judge as judges
 from builders.config import apply_overrides, resolve_config, shipped
+from builders.latent import image_shape
 from data import create_source
 from data.pipeline import load_images
-from metrics import nearest, reference, spectrum
+from metrics import feature_reference, nearest, reference, spectrum
 from metrics.block_means import block_means
 from metrics.precision_recall import precision_recall
 from metrics.sliced_wasserstein import pyramid_distances
@@ -28,18 +30,25 @@ class Photographs(NamedTuple):
     held_out: np.ndarray
 
 
+class Standards(NamedTuple):
+    """What a run is held against."""
+
+    statistics: reference.Reference | None  # of block means
+    photographs: Photographs | None
+    judge: judges.Judge | None  # an Inception network
+
+
 def run(request: Request) -> None:
     """Measures a folder of samples.
 
     Statistics come from config.eval.reference (`benchmarks/reference_statistics.py` makes one) or, where that is empty,
     from the images of config.data.source, kept in W/reference.npz. With the images at hand the row also has what
-    statistics cannot tell: sliced Wasserstein distances, precision and recall, nearest neighbours.
+    statistics cannot tell: sliced Wasserstein distances, precision and recall, nearest neighbours. With an Inception
+    network (config.eval.detector) it has FID and the like (`builders.judge.scores`).
     """
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
-    photographs = open_photographs(config)
-    statistics = open_statistics(config, workdir, photographs)
-    row = measure(workdir / config.eval.eval_folder, statistics, photographs)
+    row = measure(workdir / config.eval.eval_folder, *open_standards(config, workdir))
     rows.append_row(workdir / "results.jsonl", row)
     everything = rows.read_rows(workdir / "results.jsonl")
     rows.write_csv(workdir / "results.csv", everything)
@@ -48,10 +57,30 @@ def run(request: Request) -> None:
     logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
 
 
-def measure(folder: Path, statistics: reference.Reference | None, photographs: Photographs | None) -> dict[str, Any]:
+def open_standards(config: ConfigDict, workdir: Path) -> Standards:
+    """All that config.data.source, config.eval.reference and config.eval.detector allow; ValueError for none."""
+    photographs = open_photographs(config)
+    judge = judges.open_judge(config, workdir, photographs.training if photographs else None)
+    statistics = None
+    if judge is None or photographs or _names_statistics(config):
+        statistics = open_statistics(config, workdir, photographs)
+    return Standards(statistics, photographs, judge)
+
+
+def measure(
+    folder: Path,
+    statistics: reference.Reference | None,
+    photographs: Photographs | None,
+    judge: judges.Judge | None = None,
+) -> dict[str, Any]:
     """The row of a finished run in `folder`, and a plot of its spectrum there; without statistics, its cost alone."""
     images, record = read_run(folder)
     row: dict[str, Any] = {"n": len(images)}
+    if judge is not None:
+        row |= judges.scores(judge, images, _indices(folder))
+        if statistics is not None and len(images) <= len(statistics.block_moments.mean):
+            logging.info("%d images are too few for the block means' covariance: left out.", len(images))
+            statistics = None
     if statistics is not None:
         row |= reference.scores(images, statistics)
         if photographs is not None:
@@ -76,14 +105,15 @@ def open_photographs(config: ConfigDict) -> Photographs | None:
     data = config.data
     if not data.source:
         return None
-    images, _ = load_images(create_source(data.source, data.split), data.image_size, data.num_channels)
+    side, _, channels = image_shape(config)
+    images, _ = load_images(create_source(data.source, data.split), side, channels)
     held_out = np.arange(len(images)) % data.holdout == 0 if data.holdout else np.zeros(len(images), bool)
     return Photographs(images[~held_out], images[held_out])
 
 
 def open_statistics(config: ConfigDict, workdir: Path, photographs: Photographs | None) -> reference.Reference:
     """config.eval.reference, or what is computed from the photographs; ValueError where there is neither."""
-    if config.eval.reference:
+    if _names_statistics(config):
         return reference.load_reference(shipped(config.eval.reference))
     if photographs is None:
         raise ValueError(
@@ -94,6 +124,15 @@ def open_statistics(config: ConfigDict, workdir: Path, photographs: Photographs 
     workdir.mkdir(parents=True, exist_ok=True)
     reference.save_reference(workdir / "reference.npz", computed)
     return computed
+
+
+def _names_statistics(config: ConfigDict) -> bool:
+    """Whether config.eval.reference is one of block means, and not of a detector's features."""
+    return bool(config.eval.reference) and not feature_reference.is_feature_file(shipped(config.eval.reference))
+
+
+def _indices(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("image_")) for path in folder.glob("image_*.png"))
 
 
 def _against_images(images: np.ndarray, photographs: Photographs, block: int) -> dict[str, float]:

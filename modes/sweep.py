@@ -19,6 +19,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders.config import apply_overrides, resolve_config
+from builders.judge import check_size
 from metrics.frechet import check_sample_size
 from modes import evaluate, sample
 from modes.request import SHORT_FLAGS, Request, workdir_of
@@ -36,9 +37,12 @@ def run(request: Request) -> None:
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
     points = shard_of(parse_sweep(request.sweep, config), request.shard)
-    photographs = evaluate.open_photographs(config)
-    statistics = evaluate.open_statistics(config, workdir, photographs)
-    check_sample_size(statistics.block_moments._replace(n=config.eval.num_samples), "images (--num_samples)")
+    standards = evaluate.open_standards(config, workdir)
+    if standards.statistics is not None and standards.judge is None:
+        fit = standards.statistics.block_moments._replace(n=config.eval.num_samples)
+        check_sample_size(fit, "images (--num_samples)")
+    if standards.judge is not None:
+        check_size(standards.judge, config.eval.num_samples)
     table = workdir / "results.jsonl"
     done = {row.get("point") for row in rows.read_rows(table)}
     for number, point in enumerate(points, 1):
@@ -56,7 +60,7 @@ def run(request: Request) -> None:
             logging.warning("%s is left out: %s", name, error)
             _append_failure(workdir / "failures.jsonl", name, str(error))
             continue
-        row = evaluate.measure(workdir / folder, statistics, photographs)
+        row = evaluate.measure(workdir / folder, *standards)
         row |= {"draw": draw_command(sys.argv, point)}
         rows.append_row(table, {"point": name} | {key.rpartition(".")[2]: value for key, value in point.items()} | row)
         rows.write_csv(workdir / "results.csv", rows.read_rows(table))

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import run_lib
+from builders import judge as judges
+from builders.detector import Detector
 from configs import base as base_config
 from metrics import reference
+from metrics.frechet import frechet_distance, moments
 from modes.request import Request
 from reports.images import write_png
 from reports.outputs import RunFolder, read_run
@@ -115,3 +118,54 @@ def test_no_run_an_unfinished_run_and_a_mixed_run_are_refused(tmp_path):
     write_png(tmp_path / "more" / "image_7.png", photographs(1)[0])
     with pytest.raises(ValueError, match="4 images are there and its record speaks of 3"):
         read_run(tmp_path / "more")
+
+
+class Eyes(Detector):
+    """Three colours and a corner in place of Inception's features."""
+
+    def __call__(self, images, advance=lambda _: None):
+        features = np.stack([images[:, 0, 0, 0], images[:, 7, 7, 0], images.mean(axis=(1, 2, 3))], axis=1) / 255
+        return features, features
+
+
+@pytest.fixture
+def eyes(monkeypatch):
+    monkeypatch.setattr(judges, "FEATURES", 3)
+    made = Eyes("pytorch_fid", "pytorch_fid", None, "6726825d" * 8)
+    monkeypatch.setattr(judges, "load_detector", lambda *_: made)
+    return made
+
+
+def test_a_detectors_figures_stand_beside_the_others(tmp_path, source, eyes):
+    write_run(tmp_path / "eval", photographs(30))
+    made = config(source=source)
+    made.eval.update(detector="w.pth", seed_ranges=3)
+    run_lib.MODES["evaluate"](Request(made, tmp_path))
+    row = row_of(tmp_path)
+    assert row["block_frechet"] > 0 and row["seed_ranges"] == "0-9,10-19,20-29"
+    assert row["fid@10"] == pytest.approx(np.mean([row[f"fid@10_range{i}"] for i in range(3)]))
+    assert row["detector_sha256"] == "6726825d6726825d" and row["detector_reference"] == "photographs"
+    assert list(tmp_path.glob("features_*_pytorch_fid_6726825d_pytorch_fid.npz"))
+
+
+def test_published_moments_are_enough_for_a_detector_and_mean_nothing_without_one(tmp_path, eyes):
+    fit = moments(eyes(photographs(40, seed=1))[0])
+    np.savez(tmp_path / "edm.npz", mu=fit.mean, sigma=fit.covariance)
+    write_run(tmp_path / "eval", photographs(30))
+    made = config()
+    made.eval.update(detector="w.pth", reference=str(tmp_path / "edm.npz"))
+    run_lib.MODES["evaluate"](Request(made, tmp_path))
+    row = row_of(tmp_path)
+    assert row["fid@30"] == pytest.approx(frechet_distance(moments(eyes(photographs(30))[0]), fit))
+    assert "block_frechet" not in row and row["detector_reference"] == "edm"
+    made.eval.detector = ""
+    with pytest.raises(ValueError, match="holds statistics of Inception features.*--config.eval.detector=FILE"):
+        run_lib.MODES["evaluate"](Request(made, tmp_path))
+
+
+def test_few_images_are_judged_by_what_few_images_allow(tmp_path, source, eyes):
+    write_run(tmp_path / "eval", photographs(3))
+    made = config(source=source)
+    made.eval.update(detector="w.pth", detector_scores="kid")
+    run_lib.MODES["evaluate"](Request(made, tmp_path))
+    assert "kid" in row_of(tmp_path) and "block_frechet" not in row_of(tmp_path)
