@@ -28,7 +28,7 @@ tr.front td { background: #eef6fb; }
 td.budget { font-size: 19px; font-weight: 650; color: var(--mark); white-space: nowrap; width: 130px; }
 code { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; background: var(--tint);
   border: 1px solid var(--line); border-radius: 5px; padding: 5px 9px; display: block; margin-top: 7px;
-  overflow-x: auto; white-space: pre; }
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 16px 0 8px; }
 img { max-width: 100%; display: block; border: 1px solid var(--line); border-radius: 6px; padding: 6px; }
 figcaption { color: var(--soft); font-size: 14px; margin-top: 8px; max-width: 80ch; }
