@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from array_types import Table
-from builders import pairs
+from builders import pairs, students
 from builders.config import shipped
 from builders.distillation import grid_text
 from builders.model import Model, create_denoiser, create_network
+from builders.own_model import load_function
 from builders.pairs import Teacher
 from builders.student_samplers import create_operator
 from data import store
@@ -22,6 +23,8 @@ from models.operator import Operator, from_teacher
 from sampling import learned
 from training import dsno
 
+NETWORKS = ("ncsnpp", "v_diffusion")  # that have temporal layers
+HEADS = ("new", "teacher")
 _OTHER_NOISE = 104_729  # added to config.seed: students learn from other noise than that of the images one draws
 
 
@@ -30,10 +33,21 @@ def check(model: Model) -> None:
     config = model.config
     if config.student.method:
         raise ValueError("The teacher is itself a student; DSNO learns the path of a model that takes any steps.")
-    if config.model.name != "ncsnpp" or config.data.num_classes:
+    if config.model.name not in NETWORKS:
         raise ValueError(
-            f"config.model.name={config.model.name!r} with {config.data.num_classes} classes: config.training.method="
-            "'dsno' trains NCSN++ and DDPM++ ('ncsnpp') without classes."
+            f"config.model.name={config.model.name!r}: config.training.method='dsno' trains {', '.join(NETWORKS)}."
+        )
+    if config.dsno.head not in HEADS:
+        raise ValueError(f"config.dsno.head={config.dsno.head!r} is unknown; choose one of {HEADS}.")
+    if config.dsno.head == "teacher" and not _has_image_head(config):
+        raise ValueError(
+            f"config.dsno.head='teacher' keeps a convolution that predicts {config.model.predicts!r} for data in "
+            f"{model.data_range}, where an operator puts out images in (-1, 1); choose 'new'."
+        )
+    if 1 / config.dsno.teacher_steps < model.sde.end_time * (1 - 1e-6):
+        raise ValueError(
+            f"config.dsno.teacher_steps={config.dsno.teacher_steps} steps evenly to t = 0, and this teacher knows no "
+            f"time below {model.sde.end_time:.4g}: take at most {int(1 / model.sde.end_time + 1e-6)} steps."
         )
     if config.model.scaling != "none" and config.model.scaling_label != "sigma":
         raise ValueError(
@@ -42,6 +56,11 @@ def check(model: Model) -> None:
         )
     if config.guidance.kind != "none":
         raise ValueError(f"config.guidance.kind={config.guidance.kind!r}: DSNO learns without guidance; leave it out.")
+
+
+def _has_image_head(config: ConfigDict) -> bool:
+    """The network puts out the image itself, at least at the largest noise scale, where EDM's scaling keeps nothing."""
+    return config.model.scaling == "edm" or (config.model.predicts == "x0" and config.data.centered)
 
 
 def teacher_grid(model: Model, steps: int) -> Table:
@@ -68,6 +87,11 @@ def open_trajectories(model: Model, path: str) -> store.Store:
     """A store of --mode=pairs to learn from. Raises ValueError for those of another model or not of x0 estimates."""
     found = store.open_store(shipped(path))
     spec = found.spec
+    if model.config.data.num_classes and "labels" not in spec.guidance:
+        raise ValueError(
+            f"config.dsno.trajectories={path} has no classes, which this network is told; make another with "
+            "--mode=pairs."
+        )
     known = (tuple(spec.shape), spec.teacher.get("sha256"), spec.teacher.get("sde"), spec.target)
     wanted = (model.shape, model.weights_hash, learned.describe_sde(model.sde), "x0")
     for name, ours, theirs in zip(("shape", "weights", "process", "target"), wanted, known, strict=True):
@@ -76,7 +100,7 @@ def open_trajectories(model: Model, path: str) -> store.Store:
                 f"config.dsno.trajectories={path} is for {name} {theirs}, this model needs {ours}; make another with "
                 "--mode=pairs --config.pairs.label_times=..., or leave config.dsno.trajectories empty."
             )
-    if spec.guidance:
+    if set(spec.guidance) - {"labels"}:
         raise ValueError(f"config.dsno.trajectories={path} was drawn under guidance; DSNO learns without.")
     return found
 
@@ -84,40 +108,49 @@ def open_trajectories(model: Model, path: str) -> store.Store:
 def student_config(model: Model, times: tuple[float, ...]) -> ConfigDict:
     """The config that the student's file carries: a network with temporal layers, called once."""
     own = copy.deepcopy(model.config)
-    if own.model.scaling != "none":
-        own.model.told = "sigma"
-    own.model.update(scaling="none", scale_by_sigma=False, predicts="x0")
-    own.model.update(mixing=own.dsno.mixing, modes=own.dsno.modes, num_times=len(times))
-    grid = grid_text(teacher_grid(model, 1))
-    own.student.update(method="dsno", num_steps=1, grid=grid, times=grid_text(np.asarray(times)))
-    own.sampling.update(method="dsno", num_steps=1, grid=grid, start_sigma=0.0)
-    own.eval.compare, own.checkpoint = "", ""
+    students.become_operator(own, times)
+    own.checkpoint = ""
     return own
 
 
 def create_student(model: Model, own: ConfigDict) -> tuple[Operator, list[str]]:
     """The operator of `student_config` with the teacher's weights, and the paths of those that are not the teacher's.
 
-    The head, which is to predict something else from other input, and the temporal layers are new.
+    The temporal layers are new, and so is the head unless config.dsno.head keeps it.
     """
     network = create_network(own)
     x = jnp.zeros((own.model.num_times, *model.shape))
     init = jax.jit(network.init)
     fresh = init(jax.random.fold_in(jax.random.key(own.seed), 1), x, jnp.ones(len(x)))["params"]
-    head = max((name for name in fresh if name.startswith("Conv_")), key=lambda name: int(name.split("_")[1]))
-    params, new = from_teacher(model.denoiser.params, fresh, head)
+    head = _head(fresh)
+    teacher = dict(model.denoiser.params)
+    # Of two heads, the first is that of the image.
+    teacher[head] = {name: leaf[..., : model.shape[-1]] for name, leaf in teacher[head].items()}
+    params, new = from_teacher(teacher, fresh, head if own.dsno.head == "new" else "")
     return create_operator(create_denoiser(own, params), own), new
 
 
+def _head(params: Any) -> str:
+    """Name of the last convolution."""
+    numbered = [name for name in params if name.startswith("Conv_")]
+    return max(numbered, key=lambda name: int(name.split("_")[1])) if numbered else "conv_out"
+
+
 def loss_settings(config: ConfigDict) -> dsno.OperatorLoss:
+    """config.dsno; the function named there makes the network of the perceptual distance."""
     own = config.dsno
-    return dsno.OperatorLoss(own.distance, own.weighting, own.weight_cap, own.huber)
+    wanted = own.distance == "perceptual" and own.features
+    features = load_function(own.features, "config.dsno.features")() if wanted else None
+    return dsno.OperatorLoss(own.distance, own.weighting, own.weight_cap, own.huber, features)
 
 
 def validation(settings: dsno.OperatorLoss, operator: Operator, found: store.Store, most: int = 32) -> dict[str, Any]:
     """Distance at each time over (at most `most`) records that are never learned from, without time weights."""
     indices = found.split()[1][:most]
-    frames = found.read(indices).frames.astype(np.float32)
+    records = found.read(indices)
+    if (records.label >= 0).all():
+        operator = operator.given(classes=jnp.asarray(records.label))
+    frames = records.frames.astype(np.float32)
     told = jax.jit(Operator.trajectory)(operator, found.noise(indices))
     values = np.asarray(dsno.distances(settings, told, jnp.asarray(frames))).mean(axis=0)
     return {f"{time:.4g}": round(float(value), 5) for time, value in zip(operator.times, values, strict=True)}

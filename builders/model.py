@@ -18,7 +18,7 @@ from builders import own_model, students
 from builders.analytic import create_analytic
 from builders.config import data_range, resolve_config, shipped
 from builders.suggest import question
-from checkpoints import fitting, names
+from checkpoints import fitting, names, operator_names
 from configs import base as base_config
 from configs import check
 from models import denoiser as denoisers
@@ -204,7 +204,8 @@ def named_tensors(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[d
     module = create_network(config)
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
     expected = fitting.shapes(models.param_shapes(module, shape))
-    numbered = any("all_modules." in name for name in stored.raw)
+    operator = stored.format == "dsno_torch"
+    numbered = operator or any("all_modules." in name for name in stored.raw)
     order = models.module_order(module, shape) if numbered else []
     return names.network_names(stored, expected, order, config.model.ema), expected
 
@@ -226,6 +227,9 @@ def load(
       config: ours or score_sde's, as a ConfigDict or a path; None takes the one that the file carries.
       checkpoint: file or folder; "" follows the look-up order of `find_checkpoint`.
       ema: the averaged weights; None follows config.model.ema.
+    if operator:
+        weights = stored.weights(config.model.ema)
+        return operator_names.network_names(weights, expected, order, str(stored.path)), expected
       workdir: where W/checkpoints is looked for.
 
     Raises FileNotFoundError or ValueError that names the file, the tensor or the key. No network is run.

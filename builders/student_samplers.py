@@ -40,4 +40,5 @@ def create_operator(denoiser: Denoiser, config: ConfigDict) -> Operator:
     """The network of a "dsno" student with the times of its outputs, config.student.times."""
     convention = dataclasses.replace(denoiser, params=None, conditions={})
     times = tuple(float(part) for part in config.student.times.split(","))
-    return Operator(denoiser.params, denoiser.network, convention, times, config.model.sigma_data, config.data.centered)
+    unit, centered = config.model.sigma_data, config.data.centered
+    return Operator(denoiser.params, denoiser.network, convention, times, unit, centered, denoiser.conditions)

@@ -1,9 +1,12 @@
 """What a distilled student's file says about sampling it, put into the config."""
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+import sde_lib
 from checkpoints import Checkpoint
+from training import dsno
 
 METHODS = ("distilled", "consistency", "dsno")
 LONGEST = 512  # steps; a file that says more holds a first teacher, which any number of steps suits
@@ -15,6 +18,11 @@ def follow(config: ConfigDict, stored: Checkpoint) -> None:
     Raises ValueError when another number of steps is asked for.
     """
     _follow_ours(config, stored)
+    if stored.format == "dsno_torch":
+        times, _ = dsno.stored_times(config.dsno.spacing, config.dsno.teacher_steps, config.dsno.num_times)
+        config.dsno.head = "teacher"  # the program kept it
+        become_operator(config, tuple(times))
+        check(config)
     steps, asked = stored.extra.get("num_sample_steps"), config.sampling.num_steps
     if not steps:
         return
@@ -26,6 +34,24 @@ def follow(config: ConfigDict, stored: Checkpoint) -> None:
     config.sampling.num_steps = asked or steps
     with config.unlocked():
         config.sde.end_time = 1 / config.sampling.num_steps
+
+
+def become_operator(config: ConfigDict, times: tuple[float, ...]) -> None:
+    """Makes the config of a teacher that of an operator with points at SDE times `times`, called once with noise."""
+    model, own = config.model, config.dsno
+    if model.scaling != "none":
+        model.told = "sigma"
+    elif own.head == "teacher":
+        model.sigma_data = 1.0  # the convolution that is kept puts out the image as it is
+    if "head" in model:
+        model.head = "single"
+    model.update(scaling="none", scale_by_sigma=False, predicts="x0")
+    model.update(mixing=own.mixing, modes=own.modes, num_times=len(times))
+    largest = float(sde_lib.create_sde(**config.sde.to_dict()).noise_scale(np.float64(1)))
+    grid = f"{largest!r},0.0"
+    config.student.update(method="dsno", num_steps=1, grid=grid, times=",".join(repr(float(time)) for time in times))
+    config.sampling.update(method="dsno", num_steps=1, grid=grid, start_sigma=0.0)
+    config.eval.compare = ""  # whatever sampler is compared with, it would call the network at other noise scales
 
 
 def _follow_ours(config: ConfigDict, stored: Checkpoint) -> None:

@@ -15,11 +15,19 @@ import numpy as np
 Tensors = dict[str, np.ndarray]  # flat; where the container allows, read-only views of the mapped file
 
 
+class Part(NamedTuple):
+    """One of the networks of a model that has several: the codec, the text encoder."""
+
+    tensors: Tensors  # under the file's own names
+    config: dict[str, Any] | None  # its architecture, where the file carries it
+    path: Path
+
+
 class Checkpoint(NamedTuple):
     """The content of one weight file (or diffusers folder)."""
 
-    # score_sde_torch, score_sde_flax, distillation_flax, distillation_torch, openai_torch, torch_state_dict,
-    # edm_pickle, diffusers, safetensors or native
+    # score_sde_torch, score_sde_flax, distillation_flax, distillation_torch, dsno_torch, openai_torch,
+    # torch_state_dict, edm_pickle, diffusers, safetensors, compvis or native
     format: str
     raw: Tensors  # the weights as trained, or the only set that the file has
     ema: Tensors | None  # their moving average under the same names; None where the file has one set only

@@ -5,9 +5,11 @@
   frozen Fourier frequencies `W` are not in it, so with a Fourier network every entry is one place away from where it
   seems to belong.
 * The unofficial progressive-distillation program: {"G": state_dict, "n_timesteps", "time_scale"}.
+* DSNO, `solver-model_<n>.pt`: {"model": state_dict, "ema": state_dict, "optim", "scheduler", "args"}.
 * guided-diffusion (ADM) and many others: a bare state_dict.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ def read(path: Path) -> Checkpoint:
         raw = _arrays(tree, str(path))
         adm = any(name.endswith("input_blocks.0.0.weight") for name in raw)
         return Checkpoint("openai_torch" if adm else "torch_state_dict", raw, None, None, None, path, {}, ())
+    if isinstance(tree, dict) and _is_state_dict(tree.get("model")) and _is_state_dict(tree.get("ema")):
+        return _operator(tree, path)
     if isinstance(tree, dict) and _is_state_dict(tree.get("model")):
         return _score_sde(tree, path)
     if isinstance(tree, dict) and _is_state_dict(tree.get("G")) and {"n_timesteps", "time_scale"} <= set(tree):
@@ -67,6 +71,16 @@ def _student(tree: Mapping[str, Any], path: Path) -> Checkpoint:
             raise ValueError(f"{path}: {key} is {value!r}, not a positive number.")
     note = "The file has one set of weights."
     return Checkpoint("distillation_torch", raw, None, steps, None, path, {}, (note,))
+
+
+def _operator(tree: Mapping[str, Any], path: Path) -> Checkpoint:
+    """Weights and their average under the same names; the step is in the file's name."""
+    raw, ema = (_arrays(tree[key], str(path)) for key in ("model", "ema"))
+    raw, ema = ({name.removeprefix(PARALLEL): tensor for name, tensor in part.items()} for part in (raw, ema))
+    if {name: tensor.shape for name, tensor in raw.items()} != {name: tensor.shape for name, tensor in ema.items()}:
+        raise ValueError(f"{path}: 'model' and 'ema' have different tensors; they are not of one network.")
+    number = re.search(r"_(\d+)$", path.stem)
+    return Checkpoint("dsno_torch", raw, ema, None, int(number[1]) if number else None, path, {}, ())
 
 
 def _named_ema(shadow: Any, raw: Tensors, source: str) -> Tensors:

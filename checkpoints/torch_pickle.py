@@ -13,7 +13,7 @@ A tensor is (storage, offset, size, stride) in elements, so several may share a 
 import math
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,12 +47,15 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-def load(path: Path) -> Any:
-    """The object that was saved, with `Tensor` for each tensor (raises ValueError, see `pickle_data.read`)."""
-    view = map_file(path)
+def load(path: Path, allowed: Mapping[str, Any] | None = None) -> Any:
+    """The object that was saved, with `Tensor` for each tensor (raises ValueError, see `pickle_data.read`).
+
+    `allowed` are the names that the pickle may use, `ALLOWED` by default.
+    """
+    view, allowed = map_file(path), ALLOWED if allowed is None else allowed
     if bytes(view[:4]) == ZIP_MAGIC:
-        return _load_zip(view, path)
-    return load_legacy(view, str(path))
+        return _load_zip(view, path, allowed)
+    return load_legacy(view, str(path), allowed)
 
 
 def to_numpy(tensor: Tensor, name: str, source: str) -> np.ndarray:
@@ -82,7 +85,7 @@ def to_numpy(tensor: Tensor, name: str, source: str) -> np.ndarray:
     return np.ndarray(size, storage.dtype, data, offset * itemsize, strides)
 
 
-def _load_zip(view: memoryview, path: Path) -> Any:
+def _load_zip(view: memoryview, path: Path, allowed: Mapping[str, Any]) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -112,10 +115,10 @@ def _load_zip(view: memoryview, path: Path) -> Any:
         key, dtype, count = _storage(persistent_id)
         return Storage(key, dtype, count, lambda: content(f"{root}/data/{key}"))
 
-    return pickle_data.read(Cursor(content(f"{root}/data.pkl")), ALLOWED, str(path), storage)
+    return pickle_data.read(Cursor(content(f"{root}/data.pkl")), allowed, str(path), storage)
 
 
-def load_legacy(view: memoryview, source: str) -> Any:
+def load_legacy(view: memoryview, source: str, allowed: Mapping[str, Any] | None = None) -> Any:
     """The object of a stream written before PyTorch 1.6 (EDM pickles hold one such stream a storage)."""
     cursor = Cursor(view)
     magic, protocol, system = (pickle_data.read(cursor, {}, source) for _ in range(3))
@@ -130,7 +133,7 @@ def load_legacy(view: memoryview, source: str) -> Any:
         key, dtype, count = _storage(persistent_id)
         return known.setdefault(key, Storage(key, dtype, count, lambda: places.get(key, view[:0])))
 
-    tree = pickle_data.read(cursor, ALLOWED, source, storage)
+    tree = pickle_data.read(cursor, ALLOWED if allowed is None else allowed, source, storage)
     keys = pickle_data.read(cursor, {}, source)
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in known for key in keys):
         raise ValueError(f"{source} is damaged: its list of storages does not match its tensors.")
@@ -190,6 +193,8 @@ _DTYPES = {
 # Every name that the pickles of published weights use, and what stands for it here.
 ALLOWED: dict[str, Any] = {
     "collections.OrderedDict": pickle_data.plain_dict,
+    "collections.Counter": lambda counts: pickle_data.plain_dict(counts.items()),  # milestones of a learning rate
+    "argparse.Namespace": lambda *args: Instance("argparse.Namespace", args),  # the settings of a run
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch.Size": lambda sizes: tuple(sizes),

@@ -339,7 +339,8 @@ def _dsno() -> dict:
         "mixing": "fourier",  # between the points, after each block: "fourier", "dense" or "none"
         "modes": 2,  # frequencies of "fourier", at most num_times // 2 + 1
         "head": "new",  # the last convolution, or the "teacher"'s, where that puts out the image
-        "distance": "l1",  # "l1", "l2" or "huber"
+        "distance": "l1",  # "l1", "l2", "huber", or "perceptual"
+        "features": "",  # of "perceptual": "path/my_vgg.py:make_features"
         "weighting": "snr",  # of times: alpha/sigma from 1 to weight_cap, or "ones"
         "weight_cap": 1e4,  # largest weight of "snr"
         "huber": 0.03,  # where "huber" turns from square to absolute, in units of the data

@@ -6,10 +6,12 @@ the temporal layers of `models/temporal.py`. So one pass is one network call for
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from array_types import Image
 from models.denoiser import Denoiser
@@ -17,7 +19,7 @@ from models.denoiser import Denoiser
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("params",),
+    data_fields=("params", "conditions"),
     meta_fields=("network", "convention", "times", "sigma_data", "centered"),
 )
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Operator:
       times: SDE times of the M outputs, decreasing; the last is the image's.
       sigma_data: unit of the output, so that it has about unit variance: std of the data in [-1, 1].
       centered: the data range is [-1, 1], else [0, 1].
+      conditions: what else the network is told, one entry an image: `classes` [b]; empty without.
     """
 
     params: Any
@@ -39,6 +42,18 @@ class Operator:
     times: tuple[float, ...]
     sigma_data: float = 0.5
     centered: bool = True
+    conditions: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    @property
+    def told_times(self) -> tuple[float, ...]:
+        """`times`, but for a process that has no noise at t = 0: there the network is told the last level it knows."""
+        sde = self.convention.sde
+        lowest = 0.0 if sde.noise_scale(np.float64(0)) > 0 else sde.end_time
+        return tuple(max(time, lowest) for time in self.times)
+
+    def given(self, **conditions: jax.Array) -> "Operator":
+        """The same operator under these conditions: `operator.given(classes=jnp.array([3, 7]))`."""
+        return dataclasses.replace(self, conditions={**self.conditions, **conditions})
 
     def trajectory(self, noise: Image) -> jax.Array:
         """Estimates of the image at every time, [b, M, h, w, c] in the data range, from noise [b, h, w, c] ~ N(0, I).
@@ -46,10 +61,10 @@ class Operator:
         1 NFE, the work of M network calls.
         """
         b, m = len(noise), len(self.times)
-        # A network is told no less noise than its process has at its last level.
-        times = jnp.maximum(jnp.asarray(self.times, noise.dtype), self.convention.sde.end_time)
-        labels = jnp.tile(self.convention.labels(times), b)
-        output = self.network(self.params, jnp.repeat(noise, m, axis=0), labels).reshape(b, m, *noise.shape[1:])
+        labels = jnp.tile(self.convention.labels(jnp.asarray(self.told_times, noise.dtype)), b)
+        # The M copies of an image lie in a row, where the temporal layers look for them.
+        copies, conditions = jax.tree.map(lambda part: jnp.repeat(part, m, axis=0), (noise, dict(self.conditions)))
+        output = self.network(self.params, copies, labels, **conditions).reshape(b, m, *noise.shape[1:])
         return output * self.sigma_data if self.centered else (output * self.sigma_data + 1) / 2
 
     def __call__(self, noise: Image) -> Image:
@@ -57,15 +72,14 @@ class Operator:
         return self.trajectory(noise)[:, -1]
 
 
-def from_teacher(teacher: Any, fresh: Any, head: str) -> tuple[Any, list[str]]:
+def from_teacher(teacher: Any, fresh: Any, head: str = "") -> tuple[Any, list[str]]:
     """The operator's first parameters: the teacher's where it has them, fresh ones for what is new and for the head.
-
-    The teacher's head predicts something else from an input it will no longer see, so it starts anew.
 
     Args:
       teacher: the parameter tree of the network without temporal layers.
       fresh: that of the network with them, freshly initialised.
-      head: name of the last convolution.
+      head: name of the last convolution, which starts anew where the teacher's predicts something else than an image;
+        "" keeps it.
 
     Returns the parameters and the paths that are not the teacher's. Raises ValueError when the teacher has a parameter
     that the operator lacks, or of another shape: then the two are not the same network.
@@ -75,7 +89,7 @@ def from_teacher(teacher: Any, fresh: Any, head: str) -> tuple[Any, list[str]]:
     for path, leaf in _leaves(fresh):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         found = known.pop(name, None)
-        if found is None or name.startswith(f"{head}/"):
+        if found is None or (head and name.startswith(f"{head}/")):
             new.append(name)
             flat.append(leaf)
         elif found.shape != leaf.shape:

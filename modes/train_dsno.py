@@ -55,7 +55,9 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     judge = distillation.Judge(model, s, config.dsno.teacher, workdir)
 
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
-        return dsno.loss(settings, dataclasses.replace(operator, params=params), batch["noise"], batch["frames"])
+        told = dataclasses.replace(operator, params=params)
+        told = told.given(classes=batch["label"]) if config.data.num_classes else told
+        return dsno.loss(settings, told, batch["noise"], batch["frames"])
 
     def snapshot(state: TrainState) -> None:
         """The averaged weights as a file of their own; how far they are from the teacher."""

@@ -15,7 +15,7 @@ from models.temporal import create_mixing
 from sampling import base, multistep
 from sampling.base import TimeGrid
 from sampling.denoising import Recording
-from sde_lib import VESDE, CosineVPSDE
+from sde_lib import VESDE, VPSDE, CosineVPSDE
 from training import dsno, loop
 from training.state import create_state
 
@@ -123,10 +123,26 @@ def test_each_copy_of_the_noise_is_told_its_own_time_and_stays_with_its_image():
     sde = VESDE(sigma_min=0.01, sigma_max=50.0)
     operator = Operator(None, network, Denoiser(None, None, sde, "x0", "sigma"), (0.5, 0.25, 0.0), sigma_data=0.5)
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 3)))
-    told = sde.noise_scale(np.array([0.5, 0.25, sde.end_time]))
+    told = sde.noise_scale(np.array([0.5, 0.25, 0.0]))
     expected = 0.5 * (np.asarray(noise)[:, None] + told[None, :, None, None, None])
     np.testing.assert_allclose(operator.trajectory(noise), expected, rtol=1e-10)
     np.testing.assert_allclose(operator(noise), expected[:, -1], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("sde", "last"), [(CosineVPSDE(end_time=1 / 16), 0.0), (VESDE(end_time=1e-3), 0.0), (VPSDE(end_time=1e-3), 1e-3)]
+)
+def test_the_image_carries_time_0_unless_the_process_has_no_noise_there(sde, last):
+    assert Operator(None, None, Denoiser(None, None, sde), (0.5, 0.0)).told_times == (0.5, last)
+
+
+def test_classes_go_to_every_copy_of_their_image():
+    def network(params, x, labels, classes):
+        return jnp.zeros_like(x) + classes[:, None, None, None]
+
+    operator = Operator(None, network, Denoiser(None, None, SDE, "x0", "sigma"), (0.5, 0.0), sigma_data=1.0)
+    found = operator.given(classes=jnp.array([3.0, 7.0])).trajectory(jnp.zeros((2, 2, 2, 1)))
+    np.testing.assert_array_equal(found[:, :, 0, 0, 0], [[3, 3], [7, 7]])
 
 
 TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "scale_by_sigma": False}

@@ -5,6 +5,7 @@ sample. Noise is never stored: it is drawn again from (seed, index), the contrac
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ from array_types import Image, PerImage, Table
 from models.operator import Operator
 from sampling import denoising
 
-DISTANCES = ("l1", "l2", "huber")
+DISTANCES = ("l1", "l2", "huber", "perceptual")
+Features = Callable[[Image], Sequence[jax.Array]]  # images [n, h, w, c] -> maps [n, h', w', d]
 WEIGHTINGS = ("snr", "ones")
 SPACINGS = ("uniform", "quadratic")
 
@@ -23,16 +25,22 @@ SPACINGS = ("uniform", "quadratic")
 class OperatorLoss:
     """Settings of the loss (config.dsno)."""
 
-    distance: str = "l1"  # "l1", "l2", or "huber" (pseudo-Huber)
+    distance: str = "l1"  # "l1", "l2", "huber" (pseudo-Huber) or "perceptual" (of `features`)
     weighting: str = "snr"
     weight_cap: float = 1e4
     huber: float = 0.03  # where the pseudo-Huber distance turns from square to absolute, in units of the data
+    features: Features | None = None
 
     def __post_init__(self):
         if self.distance not in DISTANCES:
             raise ValueError(f"config.dsno.distance={self.distance!r} is unknown; choose one of {DISTANCES}.")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"config.dsno.weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}.")
+        if self.distance == "perceptual" and self.features is None:
+            raise ValueError(
+                "config.dsno.distance='perceptual' needs a network: name a function that makes one, "
+                "config.dsno.features=path/my_vgg.py:make_features (docs/methods/dsno.md)."
+            )
 
 
 def stored_times(spacing: str, num_steps: int, count: int) -> tuple[Table, np.ndarray]:
@@ -68,13 +76,16 @@ def time_weights(settings: OperatorLoss, operator: Operator) -> Table:
     if settings.weighting == "ones":
         return np.ones(len(operator.times))
     sde = operator.convention.sde
-    scales = np.asarray(sde.noise_scale(np.maximum(np.asarray(operator.times), sde.end_time)), np.float64)
+    scales = np.asarray(sde.noise_scale(np.asarray(operator.told_times)), np.float64)
     weights = snr_weights(-np.log(scales), settings.weight_cap)
     return np.where(np.asarray(operator.times) > 0, weights, settings.weight_cap)  # no noise at all at t = 0
 
 
 def distances(settings: OperatorLoss, found: jax.Array, target: jax.Array) -> jax.Array:
     """Mean over pixels and channels of each image at each time: [b, M, h, w, c] twice -> [b, M]."""
+    if settings.features is not None:
+        images = (found.reshape(-1, *found.shape[2:]), target.reshape(-1, *found.shape[2:]))
+        return perceptual(settings.features, *images).reshape(found.shape[:2])
     difference = found - target
     if settings.distance == "l1":
         values = jnp.abs(difference)
@@ -83,6 +94,18 @@ def distances(settings: OperatorLoss, found: jax.Array, target: jax.Array) -> ja
     else:
         values = jnp.sqrt(difference**2 + settings.huber**2) - settings.huber
     return values.mean(axis=(2, 3, 4))
+
+
+def perceptual(features: Features, a: Image, b: Image) -> PerImage:
+    """Sum over the maps of the mean over pixels of |u - v|^2, u and v the unit vectors of features there; [n].
+
+    With VGG's features it is LPIPS without its learned weights, the published choice.
+    """
+    total = jnp.zeros(len(a), a.dtype)
+    for u, v in zip(features(a), features(b), strict=True):
+        u, v = (part * jax.lax.rsqrt(jnp.sum(part**2, axis=-1, keepdims=True) + 1e-10) for part in (u, v))
+        total += jnp.sum((u - v) ** 2, axis=-1).mean(axis=(1, 2))
+    return total
 
 
 def start_noise(seed: int, indices: jax.Array, shape: tuple[int, int, int]) -> Image:
