@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from builders.own_model import load_function
+from builders.processes import is_first
 from data import create_source
 from data.pipeline import Batches, open_images
 from data.sources import Source, Without
@@ -65,7 +66,7 @@ def run_loop(
 ) -> TrainState:
     """The training loop from `params`, or from the state saved in `folder`, with a progress bar.
 
-    `snapshot(state)` is called every config.training.sample_every updates and at the end.
+    `snapshot(state)` is called by the first process every config.training.sample_every updates and at the end.
     """
     settings = loop_settings(config)
     optimizer = loop.create_optimizer(num_steps=settings.num_steps, **config.optim.to_dict())
@@ -79,14 +80,16 @@ def run_loop(
 
         start = create_state(params, optimizer)
         state = loop.train(loss, optimizer, settings, start, batches, config.seed, folder, snapshot, on_progress)
-    snapshot(jax.block_until_ready(state))
+    jax.block_until_ready(state)
+    if is_first():
+        snapshot(state)
     return state
 
 
 @contextlib.contextmanager
 def _curve(config: ConfigDict, folder: Path) -> Iterator[Callable[[int, float], None]]:
     """What draws the loss in TensorBoard, if config.training.tensorboard asks for it."""
-    if not config.training.tensorboard:
+    if not (config.training.tensorboard and is_first()):
         yield lambda step, loss: None
         return
     try:

@@ -21,6 +21,7 @@ TRAINERS: dict[str, Callable[..., None]] = {
     "ld3": train_ld3.train,
     "dsno": train_dsno.train,
 }
+SHARED = ("score_matching", "classifier")  # trained by several processes together: their batches are images alone
 PLANS: dict[str, Callable[..., None]] = {"ld3": train_ld3.show_plan, "dsno": train_dsno.show_plan}  # of --dry_run
 
 
@@ -31,6 +32,8 @@ def run(request: Request) -> None:
     method = config.training.method
     if method not in TRAINERS:
         raise ValueError(f"config.training.method={method!r} is unknown; choose one of {sorted(TRAINERS)}.")
+    if request.cluster is not None and method not in SHARED:
+        raise ValueError(f"--distributed: {method} is trained in one process; several share {' and '.join(SHARED)}.")
     if request.dry_run:
         if method not in PLANS:
             raise ValueError(f"--dry_run shows no plan of config.training.method={method!r}, only of {sorted(PLANS)}.")

@@ -2,7 +2,11 @@
 
 A method supplies `loss_fn(params, batch, keys) -> [b]`, one loss an image with one key an image; the loop takes
 gradients by microbatches, clips, steps, averages, saves and logs. A run that is killed resumes from its last saved
-state and goes on bit for bit as if it had not been.
+state and goes on bit for bit as if it had not been; on another number of devices it goes on to rounding, since the
+gradients of the parts of a batch are then summed in another order.
+
+A batch is split over the devices of all processes, and one process writes. Every process makes the whole batch, which
+is a function of its number, and puts its own devices' part on them.
 """
 
 import dataclasses
@@ -17,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from array_types import Keys, PerImage
@@ -115,6 +120,14 @@ def _update(optimizer: optax.GradientTransformation, rate: float, state: TrainSt
     return TrainState(step, params, ema_params, opt_state), optax.tree.norm(gradients)
 
 
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays that every process has whole, laid over the devices of all."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    make = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda leaf: make(sharding, np.asarray(leaf), np.shape(leaf)), tree)
+
+
 def update_step(
     loss_fn: LossFn, optimizer, settings: LoopSettings, state: TrainState, batch: dict, key: jax.Array, sharding=None
 ) -> tuple[TrainState, jax.Array, jax.Array]:
@@ -128,8 +141,8 @@ def update_step(
     size = settings.batch_size // settings.calls
     for call in range(settings.calls):
         part = {name: value[call * size : (call + 1) * size] for name, value in batch.items()}
-        part = jax.device_put(part, sharding) if sharding is not None else part
-        total = _accumulate(loss_fn, settings.batch_size, state.params, total, part, key, jnp.int32(call * size))
+        part = _place(part, sharding) if sharding is not None else part
+        total = _accumulate(loss_fn, settings.batch_size, state.params, total, part, key, np.int32(call * size))
     loss, gradients = total
     state, norm = _update(optimizer, settings.ema_rate, state, gradients)
     return state, loss, norm
@@ -148,19 +161,28 @@ def train(
 ) -> TrainState:
     """Trains from the state saved in `folder` if there is one, else from `state`, up to `settings.num_steps` updates.
 
-    Writes `train_state.msgpack` and one JSON line every `log_every` updates. `on_sample` is called every `sample_every`
-    updates before the last, `on_progress(step, loss)` at each log line. Raises FloatingPointError at a loss or a
-    gradient that is not finite; the last saved state is kept.
+    The first process writes `train_state.msgpack` and one JSON line every `log_every` updates; it alone calls
+    `on_sample`, every `sample_every` updates before the last, and `on_progress(step, loss)` at each log line. Raises
+    FloatingPointError at a loss or a gradient that is not finite; the last saved state is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     per_call = settings.batch_size // settings.calls
     splits = per_call % jax.device_count() == 0
+    if not splits:
+        logging.warning(
+            "%d images a gradient call do not divide by %d devices: every device computes all of them. Change "
+            "--config.training.batch_size or --config.training.microbatch.",
+            per_call,
+            jax.device_count(),
+        )
     sharding = NamedSharding(mesh, PartitionSpec("data" if splits else None))
     state = load_state(folder, state) or state
     # Committed to its sharding before the first call, or the first step compiles twice.
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    key = jax.device_put(jax.random.key(seed), NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    state = _place(state, everywhere)
+    key = jax.random.wrap_key_data(_place(jax.random.key_data(jax.random.key(seed)), everywhere))
+    first = jax.process_index() == 0
     losses, norms, started = [], [], time.perf_counter()
     for step in range(int(state.step), settings.num_steps):
         state, loss, norm = update_step(loss_fn, optimizer, settings, state, batches.batch(step), key, sharding)
@@ -177,16 +199,17 @@ def train(
                     f"The loss is {mean} at update {done}, the gradient's norm {mean_norm}; the state of the last "
                     f"checkpoint in {folder} is kept. Lower --config.optim.lr or set --config.optim.grad_clip."
                 )
-        if logs:
+        if logs and first:
             seconds = (time.perf_counter() - started) / len(losses)
             line = {"step": done, "loss": mean, "grad_norm": mean_norm}
             with (folder / LOG_FILE).open("a") as file:
                 file.write(json.dumps(line | {"seconds_per_step": round(seconds, 4)}) + "\n")
             if on_progress:
                 on_progress(done, mean)
+        if logs:
             losses, norms, started = [], [], time.perf_counter()
-        if saves:
+        if saves and first:
             save_state(folder, state)
-        if on_sample and done % settings.sample_every == 0 and done < settings.num_steps:
+        if on_sample and first and done % settings.sample_every == 0 and done < settings.num_steps:
             on_sample(state)
     return state
