@@ -41,7 +41,24 @@ def calls_per_evaluation(config: ConfigDict) -> int:
     return classifier_free.calls(*settings(config))
 
 
-def null_conditions(config: ConfigDict) -> dict[str, np.ndarray]:
+def classes(config: ConfigDict) -> tuple[int, int]:
+    """How many classes the network is told of, as numbers or as context, and the one that means none (-1: no such).
+
+    Raises ValueError for a null class that it has no entry for.
+    """
+    data, text = config.data, config.latent.text
+    if not data.num_classes and text.kind == "class":
+        return text.num_classes, data.null_class if data.null_class >= 0 else text.num_classes - 1
+    most = data.num_classes if config.model.name in ONE_HOT else data.num_classes - 1
+    if data.num_classes and data.null_class > most:
+        also = f", and {most} for none of them" if most == data.num_classes else ""
+        raise ValueError(
+            f"config.data.null_class={data.null_class}: this network has the classes 0 to {data.num_classes - 1}{also}."
+        )
+    return data.num_classes, data.null_class
+
+
+def null_conditions(model: Model, config: ConfigDict) -> dict[str, np.ndarray]:
     """What stands in the place of the conditions in the unconditional half, [1, ...]; {} without such guidance.
 
     Raises ValueError for a network that knows nothing of the kind.
@@ -57,7 +74,10 @@ def null_conditions(config: ConfigDict) -> dict[str, np.ndarray]:
         )
     if config.student.method:
         raise ValueError(f"{where}: a student ({config.student.method}) takes no guidance; sample its teacher.")
-    null = config.data.null_class
+    _, null = classes(config)
+    if model.text is not None:
+        away: Any = config.sampling.negative_prompt if model.text.kind == "clip" else null
+        return {"context": model.text.contexts([away])}
     if config.data.num_classes and null >= 0:
         return {"classes": np.array([null], np.int32)}
     raise ValueError(
@@ -65,17 +85,6 @@ def null_conditions(config: ConfigDict) -> dict[str, np.ndarray]:
         "class that means none. If it has one, name it: --config.data.null_class=1000, say; else guide with a second "
         "model, config.guidance.kind=classifier_free."
     )
-
-
-def check_null_class(config: ConfigDict) -> None:
-    """Raises ValueError for a null class that the network has no entry for."""
-    null, count = config.data.null_class, config.data.num_classes
-    most = count if config.model.name in ONE_HOT else count - 1
-    if count and null > most:
-        raise ValueError(
-            f"config.data.null_class={null}: this network has the classes 0 to {count - 1}"
-            f"{f', and {count} for none of them' if most == count else ''}."
-        )
 
 
 def create_guided(denoiser: Denoiser, config: ConfigDict, null: dict[str, np.ndarray], take: Take) -> Denoiser:

@@ -23,10 +23,10 @@ class Take(NamedTuple):
     # How many are asked for: len(indices), or twice that many, the list repeated.
     count: int  # type: ignore[assignment]  # a tuple has a method of this name
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
-        """values [n, ...] -> [count, ...]."""
+    def __call__(self, values: Any) -> np.ndarray:
+        """values [n, ...], an array or what computes its rows when asked -> [count, ...]."""
         places = [self.indices[k % len(self.indices)] % len(values) for k in range(self.count)]
-        return np.asarray(values)[places]
+        return np.asarray(values[places])
 
 
 def numbered(create: Callable[[Take], Sampler]) -> Sampler:
@@ -43,16 +43,27 @@ def numbered(create: Callable[[Take], Sampler]) -> Sampler:
     return of([0])._replace(of=of)
 
 
-def parse_labels(text: str, num_classes: int) -> np.ndarray:
-    """ "3,7" -> [3, 7]; "" -> all classes. Raises ValueError for anything else and for a class there is not."""
-    if not text:
-        return np.arange(num_classes, dtype=np.int32)
+RANDOM_LABELS = 1 << 16  # classes that are drawn; more images go round again
+
+
+def parse_labels(text: str, num_classes: int, seed: int = 0, null: int = -1) -> np.ndarray:
+    """The class of each image in turn: "3,7" -> [3, 7]; "" or "uniform" -> all of them; "random" -> drawn by the seed.
+
+    null: the class that means none, which is among those only if it is named. Raises ValueError for anything else and
+    for a class there is not.
+    """
+    real = np.arange(num_classes, dtype=np.int32)
+    real = real[real != null]
+    if text in ("", "uniform"):
+        return real
+    if text == "random":
+        return np.random.default_rng(seed).choice(real, RANDOM_LABELS).astype(np.int32)
     parts = [part.strip() for part in text.split(",")]
     wrong = [part for part in parts if not part.isdecimal() or int(part) >= num_classes]
     if wrong:
         raise ValueError(
             f"--labels={text!r}: {wrong[0]!r} is no class; classes are 0 to {num_classes - 1}, such as --labels=0,"
-            f"{num_classes - 1}."
+            f"{num_classes - 1}, --labels=uniform for all in turn, or --labels=random."
         )
     return np.array([int(part) for part in parts], np.int32)
 
@@ -64,8 +75,8 @@ def to_range(unit: np.ndarray, config: ConfigDict) -> np.ndarray:
 
 
 def start_pictures(model: Model, config: ConfigDict) -> np.ndarray:
-    """config.sampling.start_image at the model's size, in [0, 1], [n, h, w, c]."""
-    return conditions.read_images(shipped(config.sampling.start_image), model.shape, "--start_image")
+    """config.sampling.start_image at the size of the model's images, in [0, 1], [n, h, w, c]."""
+    return conditions.read_images(shipped(config.sampling.start_image), model.image_shape, "--start_image")
 
 
 def begin_at(sampler: Sampler, pictures: np.ndarray, scale: float) -> Sampler:
@@ -90,9 +101,11 @@ def begin_at(sampler: Sampler, pictures: np.ndarray, scale: float) -> Sampler:
 def condition_settings(config: ConfigDict) -> dict[str, Any]:
     """What fixes the images of a conditioned run besides the other sections: its guidance, and the files it reads."""
     guidance = config.guidance
-    if guidance.kind == "none" and guidance.cfg_scale == 1 and not config.sampling.start_image:
+    plain = guidance.kind == "none" and guidance.cfg_scale == 1
+    if plain and not config.sampling.start_image and not config.sampling.prompts:
         return {}
-    files = [guidance[key] for key in ("image", "mask", "classifier", "model")] + [config.sampling.start_image]
+    files = [guidance[key] for key in ("image", "mask", "classifier", "model")]
+    files += [config.sampling.start_image, config.sampling.prompts]
     return {"guidance": guidance.to_dict(), "conditions": {file: _hash(Path(shipped(file))) for file in files if file}}
 
 

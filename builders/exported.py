@@ -41,7 +41,9 @@ def create_program(model: Model, sampler: Sampler, config: ConfigDict) -> jax.ex
 
         rows = jax.tree.map(lambda leaf: jnp.asarray(cast(np.asarray(leaf))), sampler.rows)
         state, _ = jax.lax.scan(lambda state, row: (sampler.step(operands, state, row)[0], None), state, rows)
-        return jnp.clip((sampler.image(state).astype(jnp.float32) - low) / (high - low), 0, 1)
+        drawn = sampler.image(state).astype(jnp.float32)
+        drawn = drawn if model.codec is None else model.codec.to_images(drawn)
+        return jnp.clip((drawn - low) / (high - low), 0, 1)
 
     (batch,) = jax.export.symbolic_shape("b")
     arguments = (jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((batch,), jnp.uint32))

@@ -15,10 +15,12 @@ from builders.classifier import load_classifier
 from builders.conditions import Take, parse_labels, to_range
 from builders.config import shipped
 from builders.grids import noise_range, prior_scale
+from builders.latent import refuse
 from builders.model import Model, load
 from builders.solvers import create_thresholded, multistep_settings
 from builders.text import create_prompt
 from data import conditions
+from models.latent import OfImage
 from sampling import base, conditional, guidance, inverse_problems, multistep, operators, splitting
 from sampling.base import Sampler, TimeGrid
 from sampling.denoising import Denoiser
@@ -61,14 +63,16 @@ def create_condition(model: Model, config: ConfigDict) -> Condition:
     if kind in CONTRASTS:
         return _contrast(model, config)
     if kind == "text":
-        prompt = create_prompt(settings, model.shape)
+        prompt: Any = create_prompt(settings, model.image_shape)
+        if model.codec is not None:
+            prompt = OfImage(model.codec, prompt)
         return Condition(lambda denoiser, take: guidance.OnEstimate(denoiser, prompt))
     raise ValueError(f"config.guidance.kind={kind!r} is unknown; choose one of {list(KINDS)}.")
 
 
 def _classifier(model: Model, config: ConfigDict) -> Condition:
     classifier, num_classes = load_classifier(config.guidance.classifier, model)
-    labels = parse_labels(config.sampling.labels, num_classes)
+    labels = parse_labels(config.sampling.labels, num_classes, config.seed)
 
     def guide(denoiser: Denoiser, take: Take) -> Any:
         return guidance.Classifier(classifier, jnp.asarray(take(labels)), model.sde)
@@ -91,7 +95,7 @@ def _contrast(model: Model, config: ConfigDict) -> Condition:
             f"model {model.shape} under {type(model.sde).__name__}; both must agree."
         )
     num_classes = other.config.data.num_classes
-    labels = parse_labels(config.sampling.labels, num_classes) if num_classes else None
+    labels = parse_labels(config.sampling.labels, num_classes, config.seed) if num_classes else None
 
     def guide(denoiser: Denoiser, take: Take) -> Any:
         away = other.denoiser if labels is None else other.denoiser.given(classes=jnp.asarray(take(labels)))
@@ -113,15 +117,15 @@ def create_observation(model: Model, config: ConfigDict) -> Observation:
     settings, shape = config.guidance, model.shape
     kind, key = settings.kind, "config.guidance.image"
     path = shipped(settings.image)
-    mask: Any = None
     if kind == "inpainting":
-        mask = conditions.read_mask(shipped(settings.mask), shape, "config.guidance.mask")
-        images = conditions.read_images(path, shape, key)
-        given = {"given": mask * images + (1 - mask) * 0.5}
-    operator = operators.create(kind, shape, mask, settings.factor)
-    if kind == "inpainting":
-        observed = np.asarray(mask * to_range(images, config))
-    elif kind == "colorization":
+        return _known_pixels(model, config, path, key)
+    refuse(
+        config,
+        f"config.guidance.kind={kind!r} observes sums of pixels",
+        "What they say of latents is not linear; inpainting, --start_image and guidance by text work on latents.",
+    )
+    operator = operators.create(kind, shape, None, settings.factor)
+    if kind == "colorization":
         grey = conditions.read_grey(path, shape, key)
         observed, given = to_range(grey, config), {"given": np.repeat(grey, shape[2], axis=-1)}
     else:
@@ -129,6 +133,22 @@ def create_observation(model: Model, config: ConfigDict) -> Observation:
         large = small.repeat(settings.factor, axis=1).repeat(settings.factor, axis=2)
         observed, given = to_range(small, config), {"given": large}
     return Observation(operator, observed.astype(np.float32), given)
+
+
+def _known_pixels(model: Model, config: ConfigDict, path: str, key: str) -> Observation:
+    """Inpainting: a place of a latent is known where all its pixels are."""
+    mask = conditions.read_mask(shipped(config.guidance.mask), model.image_shape, "config.guidance.mask")
+    images = conditions.read_images(path, model.image_shape, key)
+    h, w = model.shape[:2]
+    known = mask.reshape(h, len(mask) // h, w, mask.shape[1] // w, 1).min(axis=(1, 3))
+    if not known.any():
+        raise ValueError(
+            f"config.guidance.mask={config.guidance.mask}: no block of {len(mask) // h} x {mask.shape[1] // w} pixels, "
+            "which is one place of a latent, is white throughout; leave larger regions known."
+        )
+    observed = known * model.encode(to_range(images, config).astype(np.float32))
+    given = {"given": mask * images + (1 - mask) * 0.5}
+    return Observation(operators.create("inpainting", model.shape, known, 1), observed.astype(np.float32), given)
 
 
 def _likelihood(

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from builders.grids import prior_scale
+from builders.latent import refuse
 from builders.model import Model
 from sampling import likelihood
 from sampling.adaptive import Adaptive
@@ -29,6 +30,12 @@ def check(config: ConfigDict, told: str) -> None:
         raise ValueError(
             f"config.guidance.kind={config.guidance.kind!r} changes the flow, which then is no model's density; leave "
             "it out with --mode=likelihood."
+        )
+    refuse(config, "--mode=likelihood", "A decoder makes a density of latents none of images.")
+    if config.guidance.cfg_scale != 1:
+        raise ValueError(
+            f"config.guidance.cfg_scale={config.guidance.cfg_scale:g} changes the flow, which then is no model's "
+            "density; leave it at 1 with --mode=likelihood."
         )
     if config.student.method:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 import checkpoints
@@ -17,6 +18,8 @@ from array_types import Image
 from builders import own_model, students
 from builders.analytic import create_analytic
 from builders.config import data_range, resolve_config, shipped
+from builders.latent import image_shape
+from builders.prompts import TextNetwork
 from builders.suggest import question
 from checkpoints import fitting, names, operator_names
 from configs import base as base_config
@@ -24,6 +27,7 @@ from configs import check
 from models import denoiser as denoisers
 from models import edm
 from models.denoiser import Denoiser
+from models.latent import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +36,15 @@ class Model:
 
     `network(x, labels)`, `score(x, t)` and `denoise(y, s)` as in `models.denoiser.Denoiser`, each with what else the
     network needs by name (`classes=jnp.array([3, 7])`); images are [b, h, w, c] in the data range of the model
-    ([-1, 1] if `config.data.centered`, else [0, 1]).
+    ([-1, 1] if `config.data.centered`, else [0, 1]). A latent model has a codec: what it draws are latents of `shape`,
+    which `decode` turns into images of `image_shape` in [-1, 1], as `encode` does the reverse.
     """
 
     denoiser: Denoiser
     config: ConfigDict
     weights_hash: str = ""
+    codec: Codec | None = None
+    text: TextNetwork | None = None  # what reads its prompts, or its classes as context
 
     @classmethod
     def from_function(
@@ -76,9 +83,14 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one image, (h, w, c)."""
+        """Of what diffusion draws, one image or latent, (h, w, c)."""
         data = self.config.data
         return data.image_size, data.image_size, data.num_channels
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image, (h, w, c)."""
+        return image_shape(self.config)
 
     @property
     def data_range(self) -> tuple[float, float]:
@@ -88,6 +100,14 @@ class Model:
     @property
     def num_params(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.denoiser.params))
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """What was drawn [n, h, w, c] -> images in the data range; the same thing without a codec."""
+        return latents if self.codec is None else self.codec.decode(latents)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Images in the data range [n, h, w, c] -> what diffusion sees of them; the same thing without a codec."""
+        return images if self.codec is None else self.codec.encode(images)
 
     def network(self, x: Image, labels: jax.Array, **conditions: jax.Array) -> Image:
         return self.denoiser.network(self.denoiser.params, x, labels, **self.denoiser.given(**conditions).conditions)

@@ -104,7 +104,8 @@ def specification(teacher: Teacher, count: int) -> store.Specification:
     s_max = np.array([float(model.sde.noise_scale(np.float64(1.0))), 0.0])
     guidance = _json(condition_settings(config))
     if teacher.labels is not None:
-        guidance["labels"] = [int(label) for label in teacher.labels]
+        drawn = sampling["labels"] == "random"  # by the seed, which is stored
+        guidance["labels"] = "random" if drawn else [int(label) for label in teacher.labels]
     return store.Specification(
         shape=model.shape,
         count=count,

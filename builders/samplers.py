@@ -31,6 +31,7 @@ from builders.grids import create_grid, prior_scale
 from builders.guidance import METHODS as GUIDED
 from builders.guidance import create_guided_sampler, create_observation
 from builders.model import Model
+from builders.prompts import Contexts, read_prompts
 from builders.student_samplers import create_grid as create_student_grid
 from builders.student_samplers import create_student_sampler
 from configs import check
@@ -90,7 +91,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     check.validate_sampling(config)
     students.check(config)
     schedules.check(config)
-    given, null = network_conditions(model, config), classifier_free.null_conditions(config)
+    given, null = network_conditions(model, config), classifier_free.null_conditions(model, config)
     sampler_of: Callable[[Model, Take], Sampler]
     if sampling.method in ("pc", "pds"):
         sampler_of = create_predictor_corrector(model, config, record)
@@ -119,7 +120,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         return begin_from(sampler, read_latents(config, model.shape), prior_scale(model.sde, grid))
     if not sampling.start_image:
         return sampler
-    pictures = to_range(start_pictures(model, config), config)
+    pictures = model.encode(to_range(start_pictures(model, config), config))
     return begin_at(sampler, pictures, prior_scale(model.sde, grid) / sampling.start_sigma)
 
 
@@ -150,18 +151,18 @@ def _create_unguided(config: ConfigDict, grid: TimeGrid, record: bool, model: Mo
 
 def class_labels(config: ConfigDict) -> np.ndarray | None:
     """The class of each image in turn for a network that is told one; None for a network that is not."""
-    if not config.data.num_classes:
-        return None
-    classifier_free.check_null_class(config)
-    labels = parse_labels(config.sampling.labels, config.data.num_classes)
-    # "All of them" are those that an image can have.
-    return labels if config.sampling.labels else labels[labels != config.data.null_class]
+    count, null = classifier_free.classes(config)
+    return parse_labels(config.sampling.labels, count, config.seed, null) if count else None
 
 
-def network_conditions(model: Model, config: ConfigDict) -> dict[str, np.ndarray]:
-    """What the network is given besides noise, for each image in turn: its class, a small image to enlarge."""
+def network_conditions(model: Model, config: ConfigDict) -> dict[str, Any]:
+    """What the network is given besides noise, for each image in turn: its class, its prompt as context, a small image
+    to enlarge. Values are arrays [n, ...], or compute the rows that are asked for (`Contexts`)."""
     labels = class_labels(config)
-    given = {} if labels is None else {"classes": labels}
+    given: dict[str, Any] = {} if labels is None or not config.data.num_classes else {"classes": labels}
+    if model.text is not None:
+        said: Any = read_prompts(config) if model.text.kind == "clip" else labels
+        given["context"] = Contexts(model.text, said)
     if config.model.super_resolution:
         path, factor = shipped(config.data.low_res), config.guidance.factor
         small = conditions.read_low_res(path, model.shape, factor, "config.data.low_res")
@@ -171,11 +172,12 @@ def network_conditions(model: Model, config: ConfigDict) -> dict[str, np.ndarray
 
 def create_denoiser(model: Model, config: ConfigDict, take: Take) -> Denoiser:
     """The network as a sampler calls it for a group of images: told its conditions, guided as config.guidance says."""
-    return _given(model, config, network_conditions(model, config), classifier_free.null_conditions(config), take)
+    given, null = network_conditions(model, config), classifier_free.null_conditions(model, config)
+    return _given(model, config, given, null, take)
 
 
 def _given(
-    model: Model, config: ConfigDict, given: dict[str, np.ndarray], null: dict[str, np.ndarray], take: Take
+    model: Model, config: ConfigDict, given: dict[str, Any], null: dict[str, np.ndarray], take: Take
 ) -> Denoiser:
     told = model.denoiser.given(**{name: jnp.asarray(take(values)) for name, values in given.items()})
     return classifier_free.create_guided(told, config, null, take)

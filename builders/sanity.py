@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from builders.analytic import natural_fields, natural_variance
+from builders.latent import is_latent
 from builders.model import Model, create_denoiser
 from models import edm, sanity
 from models.sanity import Convention, Judged, Verdict
@@ -106,8 +107,8 @@ def _facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def can_check(config: ConfigDict) -> bool:
-    """False for a network that enlarges images: it does not work without the small one."""
-    return not config.model.super_resolution
+    """False for a network that enlarges images, which does not work without the small one, and for one of latents."""
+    return not config.model.super_resolution and not is_latent(config)
 
 
 def _say(name: str, value: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from builders.grids import prior_scale
+from builders.latent import refuse
 from builders.model import Model
 from sampling import multistep, sde_solvers, single_step
 from sampling.base import Sampler, TimeGrid
@@ -21,6 +22,9 @@ METHODS = (*multistep.SOLVERS, *single_step.STEPS, *STOCHASTIC)
 def create_thresholded(model: Model, config: ConfigDict) -> Denoiser:
     """The model's denoiser, its estimates kept in the data range as config.sampling.threshold says."""
     sampling = config.sampling
+    if sampling.threshold != "none":
+        what = f"config.sampling.threshold={sampling.threshold!r} keeps estimates between black and white"
+        refuse(config, what, "Latents have no such ends; leave it at 'none'.")
     wrapped = thresholded(model.denoiser, sampling.threshold, config.data.centered, sampling.threshold_quantile)
     if config.data.range and isinstance(wrapped, Thresholded):
         low, high = config.data.range

@@ -154,7 +154,9 @@ def _sampling() -> dict:
         "latents": "",  # .npz of --mode=encode to begin from instead of noise; image i takes the i-th, in turn
         "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
         "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
-        "labels": "",  # classes of the images, in turn, such as "3,7"; "" is all of them
+        "labels": "",  # classes of the images, in turn, such as "3,7"; "" or "uniform" is all of them; "random"
+        "prompts": "",  # text file of prompts, one a line, or .json of captions; image i takes the i-th, in turn
+        "negative_prompt": "",  # what guidance.cfg_scale leads away from; "" is the empty prompt
         "start_image": "",  # image file or folder to begin from instead of pure noise; image i takes the i-th, in turn
         "start_sigma": 0.0,  # noise scale it is noised to, in units of the data range
         "pds_mode": "marginal",  # "marginal" (keeps the marginals), "paper" (as published) or "corrector_only"
@@ -394,8 +396,12 @@ def _latent() -> dict:
     """The codec between images and latents. config.data describes what diffusion sees: the latents."""
     return {
         "kind": "none",  # "kl" or "vq" (models/autoencoder.py); "none" where diffusion sees the images themselves
-        "scale_factor": 0.18215,  # diffusion sees the codec's latents times this
-        "image_channels": 3,
+        "scale_factor": 0.18215,  # diffusion sees the codec's latents, less shift_factor, times this
+        "shift_factor": 0.0,  # of the latents
+        "tile": 128,  # latents with a side above this are decoded in tiles of it; 0: never
+        "overlap": 32,  # of neighbouring tiles, in places of the latent
+        "tokenizer": "",  # folder of vocab.json and merges.txt; "" is the one that the checkpoint brings
+        "image_channels": 3,  # of the images
         "channels": 4,  # of a latent
         "block_out_channels": (128, 256, 512, 512),  # channels of each level; one level fewer than halvings
         "layers_per_block": 2,  # residual blocks a level of the encoder; one more in the decoder

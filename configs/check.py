@@ -98,7 +98,16 @@ def validate_sampling(config: ConfigDict) -> None:
         )
     if sampling.start_sigma and not sampling.start_image:
         raise ValueError(f"--start_sigma={sampling.start_sigma:g} noises an image; name one with --start_image.")
-    if sampling.labels and not config.data.num_classes and guidance.kind != "classifier":
+    reads = config.latent.text.kind
+    for flag, value in (("--prompts", sampling.prompts), ("config.sampling.negative_prompt", sampling.negative_prompt)):
+        if value and reads != "clip":
+            raise ValueError(f"{flag}={value!r}: this network reads no text (config.latent.text.kind={reads!r}).")
+    if sampling.negative_prompt and guidance.cfg_scale == 1:
+        raise ValueError(
+            f"config.sampling.negative_prompt={sampling.negative_prompt!r} is what guidance leads away from; set "
+            "--config.guidance.cfg_scale, 7.5 being usual."
+        )
+    if sampling.labels and not config.data.num_classes and reads != "class" and guidance.kind != "classifier":
         raise ValueError(
             f"--labels={sampling.labels!r}: this network is told no class, and nothing else reads one. Guide it with a "
             "classifier: --config FILE:class_conditional."

@@ -8,6 +8,7 @@ with the same plan: W/compare.json.
 """
 
 import copy
+import dataclasses
 import json
 import sys
 import time
@@ -132,7 +133,7 @@ def call_seconds(model: Model) -> float:
 
 
 def _plain(model: Model) -> Model:
-    return Model(model.denoiser, copy.deepcopy(model.config), model.weights_hash)
+    return dataclasses.replace(model, config=copy.deepcopy(model.config))
 
 
 def _possible(model: Model) -> list[tuple[str, dict[str, Any], int]]:
@@ -165,7 +166,7 @@ def describe(model: Model, plan: Plan, statistics: Reference | None) -> str:
         against += f", by spectra and distances only: the Frechet distance needs {few} images a row"
     return (
         f"{len(plan.points)} ways to sample {model.config.model.name} ({model.num_params / 1e6:.2f} M parameters, "
-        f"{model.shape[0]} px), {plan.n} images each, {against}; about {format_seconds(plan.seconds)} on "
+        f"{model.image_shape[0]} px), {plan.n} images each, {against}; about {format_seconds(plan.seconds)} on "
         f"{rows.machine()}: {'; '.join(plan.points)}."
     )
 

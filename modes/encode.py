@@ -24,7 +24,7 @@ def run(request: Request) -> None:
     config, folder = model.config, workdir_of(request) / "encode"
     if not config.sampling.start_image:
         raise ValueError("--start_image is missing: name the image, folder or zip of images to encode.")
-    images = to_range(start_pictures(model, config), config)
+    images = model.encode(to_range(start_pictures(model, config), config))
     labels = class_labels(config)
     labels = None if labels is None else np.resize(labels, len(images)).tolist()
     logging.info("Encoding %d images, %s to %g.", len(images), config.sampling.ode.solver, config.sampling.ode.rtol)

@@ -39,7 +39,7 @@ def run(request: Request) -> None:
         "call": "jax.export.deserialize(bytearray(content)).call(seed, indices)",
         "seed": "uint32 []",
         "indices": "uint32 [b]",
-        "returns": f"float32 [b, {', '.join(map(str, model.shape))}] in [0, 1]",
+        "returns": f"float32 [b, {', '.join(map(str, model.image_shape))}] in [0, 1]",
         "method": model.config.sampling.method,
         "calls": sampler.nfe,
         "platforms": PLATFORMS,

@@ -76,7 +76,7 @@ def images(config: ConfigDict) -> tuple[np.ndarray, np.ndarray | None]:
     if not data.num_classes:
         return pixels, None
     labels = (
-        np.resize(parse_labels(config.sampling.labels, data.num_classes), len(pixels))
+        np.resize(parse_labels(config.sampling.labels, data.num_classes, config.seed), len(pixels))
         if config.sampling.labels
         else own
     )

@@ -9,6 +9,7 @@ from absl import logging
 
 from builders.config import apply_overrides, resolve_config
 from builders.draw import sample_groups, to_pixels
+from builders.latent import refuse
 from builders.model import Model
 from builders.samplers import create_sampler
 from builders.training import data_source
@@ -20,6 +21,7 @@ from reports.progress import Progress
 
 # Deterministic and without masks: what the network says of images, without the noise a stochastic sampler leaves.
 DRAWN_BY = {"sampling.method": "heun", "sampling.num_steps": 18}
+NO_MASKS = "Masks are estimated from pixels in [0, 1]; --freq_mask_path=power:2.0 is one for latents."
 
 
 def run(request: Request) -> None:
@@ -30,6 +32,7 @@ def run(request: Request) -> None:
         return
     config = resolve_config(request.config)
     apply_overrides(config, request.overrides)
+    refuse(config, "--mode=masks", NO_MASKS)
     source = create_source(data_source(config))
     chunks = estimate.stream(source, config.data.image_size, config.data.num_channels)
     _write(_counted(chunks, len(source), "estimating masks"), folder, {"data": source.name})
@@ -42,6 +45,7 @@ def estimate_from_model(model: Model, request: Request, folder: Path) -> None:
     frequency is uncertain by 1/sqrt(n), 12 % of its power for 64.
     """
     count = request.from_model
+    refuse(model.config, f"--from_model={count}", NO_MASKS)
     if count < 2:
         raise ValueError(f"--from_model={count}: masks are means over images; draw at least 2, better 64.")
     if "sampling.method" not in request.overrides:

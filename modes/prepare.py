@@ -3,6 +3,7 @@
 from absl import logging
 
 from builders.config import apply_overrides, resolve_config
+from builders.latent import image_shape
 from builders.training import data_source
 from data import create_source, prepare
 from modes.request import Request, workdir_of
@@ -13,5 +14,6 @@ def run(request: Request) -> None:
     config = resolve_config(request.config)
     apply_overrides(config, request.overrides)
     source = create_source(data_source(config))
-    path = prepare.prepare(source, config.data.image_size, workdir_of(request) / "data", config.data.num_channels)
+    side, _, channels = image_shape(config)
+    path = prepare.prepare(source, side, workdir_of(request) / "data", channels)
     logging.info("Wrote %s; use it as --config.data.source.", path)

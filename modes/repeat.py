@@ -16,7 +16,8 @@ from configs import base
 from modes.request import Request
 from reports.images import read_png
 
-SECTIONS = ("seed", "precision", "checkpoint", "sde", "model", "data", "sampling", "guidance")  # what fixes the pixels
+# What fixes the pixels.
+SECTIONS = ("seed", "precision", "checkpoint", "sde", "model", "data", "sampling", "guidance", "latent")
 
 
 def settings_text(config: ConfigDict) -> str:

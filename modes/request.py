@@ -19,6 +19,7 @@ SHORT_FLAGS = {
     "freq_mask_path": "sampling.freq_mask_path",
     "space_mask_path": "sampling.space_mask_path",
     "labels": "sampling.labels",
+    "prompts": "sampling.prompts",
     "data": "data.source",
     "start_image": "sampling.start_image",
     "start_sigma": "sampling.start_sigma",

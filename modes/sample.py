@@ -17,7 +17,9 @@ from builders import processes, sanity
 from builders.conditions import condition_settings
 from builders.config import apply_overrides
 from builders.draw import blocks, group_size, sample, sample_groups, to_pixels
+from builders.latent import is_latent
 from builders.model import Model
+from builders.prompts import read_prompts
 from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
 from modes import condition_pictures, repeat
 from modes.estimate import estimate
@@ -82,10 +84,12 @@ def run(request: Request) -> None:
         "precision": config.precision,
         "weights": model.weights_hash,
     } | condition_settings(config)
+    settings["config"] |= {"latent": config.latent.to_dict()} if is_latent(config) else {}
     session = {"command": sys.argv, "jax": jax.__version__, "device": jax.devices()[0].device_kind, "seeds": len(seeds)}
     session |= {"devices": jax.device_count(), "processes": jax.process_count()}
     text = {"seed": config.seed, "method": config.sampling.method, "weights": model.weights_hash}
     text |= {"config": repeat.settings_text(config)}
+    prompts = read_prompts(config) if config.sampling.prompts else []
     with _shared_folder(folder_path, settings, session) as folder:
         pending = set(folder.missing(seeds, model.image_shape))
         logging.info("%d of %d images are to be drawn in %s.", len(pending), len(seeds), folder_path)
@@ -104,7 +108,8 @@ def run(request: Request) -> None:
                 calls = [drawn.nfe] * len(group.indices) if drawn.calls is None else drawn.calls.tolist()
                 for index, image, nfe in zip(group.indices, to_pixels(model, drawn.images), calls, strict=True):
                     if index in pending:
-                        folder.write(index, image, text | {"index": index, "calls": nfe})
+                        prompt = {"prompt": prompts[index % len(prompts)]} if prompts else {}
+                        folder.write(index, image, text | prompt | {"index": index, "calls": nfe})
                 if config.eval.animation and first and len(times) == 2:
                     frames = [image_grid(to_pixels(model, frame)) for frame in group.result.denoised]
                     write_animation(folder_path / "trajectory.webp", np.stack(frames))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from builders.config import apply_overrides, resolve_config
+from builders.latent import refuse
 from modes import (
     train_classifier,
     train_consistency,
@@ -34,6 +35,8 @@ def run(request: Request) -> None:
         raise ValueError(f"config.training.method={method!r} is unknown; choose one of {sorted(TRAINERS)}.")
     if request.cluster is not None and method not in SHARED:
         raise ValueError(f"--distributed: {method} is trained in one process; several share {' and '.join(SHARED)}.")
+    if method != "ld3":
+        refuse(config, f"config.training.method={method!r}", "Grids are learned for it: --config.training.method=ld3.")
     if request.dry_run:
         if method not in PLANS:
             raise ValueError(f"--dry_run shows no plan of config.training.method={method!r}, only of {sorted(PLANS)}.")

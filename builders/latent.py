@@ -1,0 +1,70 @@
+"""config.latent -> the codec of a latent model; what is of pixels alone is refused here."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from array_types import Image
+from models.latent import Codec
+
+
+def is_latent(config: ConfigDict) -> bool:
+    """Whether diffusion sees latents."""
+    return config.latent.kind != "none"
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+    """(h, w, c) of an image: what diffusion draws, or what a codec makes of it."""
+    data, latent = config.data, config.latent
+    if not is_latent(config):
+        return data.image_size, data.image_size, data.num_channels
+    side = data.image_size * 2 ** (len(latent.block_out_channels) - 1)
+    return side, side, latent.image_channels
+
+
+def refuse(config: ConfigDict, what: str, remedy: str) -> None:
+    """Raises ValueError if config is of a latent model, for which `what` has no meaning."""
+    if is_latent(config):
+        raise ValueError(
+            f"{what}: this model draws latents of {config.data.image_size} x {config.data.image_size} x "
+            f"{config.data.num_channels} (config.latent.kind={config.latent.kind!r}), not pixels. {remedy}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encode:
+    """`(params, images) -> z` of an autoencoder: the mean where it has a spread."""
+
+    module: Any
+    channels: int
+
+    def __call__(self, params: Any, images: Image) -> jax.Array:
+        return self.module.apply({"params": params}, images, method="encode")[..., : self.channels]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """`(params, z) -> images` of an autoencoder."""
+
+    module: Any
+
+    def __call__(self, params: Any, z: jax.Array) -> Image:
+        return self.module.apply({"params": params}, z, method="decode")
+
+
+def create_codec(config: ConfigDict, module: Any, params: Any) -> Codec:
+    """The autoencoder `module` (models/autoencoder.py) with `params`, in the units of config.latent."""
+    latent = config.latent
+    return Codec(
+        jax.tree.map(jax.numpy.asarray, params),
+        _Encode(module, config.data.num_channels),
+        _Decode(module),
+        2 ** (len(latent.block_out_channels) - 1),
+        latent.image_channels,
+        float(latent.scale_factor),
+        float(latent.shift_factor),
+        latent.tile,
+        latent.overlap if latent.tile else 0,
+    )
