@@ -23,7 +23,12 @@ TRAINERS: dict[str, Callable[..., None]] = {
     "dsno": train_dsno.train,
 }
 SHARED = ("score_matching", "classifier")  # trained by several processes together: their batches are images alone
-PLANS: dict[str, Callable[..., None]] = {"ld3": train_ld3.show_plan, "dsno": train_dsno.show_plan}  # of --dry_run
+PLANS: dict[str, Callable[..., None]] = {  # of --dry_run
+    "progressive_distillation": train_progressive_distillation.show_plan,
+    "consistency": train_consistency.show_plan,
+    "ld3": train_ld3.show_plan,
+    "dsno": train_dsno.show_plan,
+}
 
 
 def run(request: Request) -> None:

@@ -11,17 +11,19 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders import distillation
+from builders.model import Model
 from builders.training import run_loop
+from modes import estimate
 from training import consistency
 from training.state import TrainState
+
+TEACHER_CALLS = 2  # an image, on its own paths; none where targets come from images without a teacher's step
 
 
 def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     """Trains from the teacher's weights; writes W/checkpoints/consistency.safetensors, pictures and rows as it goes."""
-    teacher = distillation.load_teacher(config, checkpoint, workdir)
+    teacher = _open(config, checkpoint, workdir)
     config = copy.deepcopy(teacher.config)  # what a weight file says of itself is in it
-    if teacher.config.student.method:
-        raise ValueError("The teacher is itself a student; consistency training needs a model that takes any steps.")
     settings, images = distillation.consistency_settings(config, teacher), distillation.create_images(config)
     source = distillation.create_pairs(config, settings, teacher, images)
     grid = distillation.teacher_grid(config, teacher)
@@ -40,15 +42,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
             "seed": config.seed,
         },
     )
-    logging.info(
-        "Consistency training of %.2f M parameters: %d updates of %d images (%d images from %s); each costs 2 network "
-        "calls, one of them with a gradient, and about 2 teacher calls.",
-        teacher.num_params / 1e6,
-        training.num_steps,
-        training.batch_size,
-        training.num_steps * training.batch_size,
-        distillation.data_words(config),
-    )
+    logging.info("%s", describe(config, teacher))
     judge = distillation.Judge(teacher, grid, "heun", workdir)
 
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
@@ -67,3 +61,30 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     run_loop(config, loss, teacher.denoiser.params, timed, workdir, snapshot, "consistency training")
     if source.skipped.total():
         logging.warning("%d images were left out: the teacher's path was not finite.", source.skipped.total())
+
+
+def show_plan(config: ConfigDict, checkpoint: str, workdir: Path | None) -> None:
+    """--dry_run: updates, calls and time, after every check that needs no image."""
+    teacher = _open(config, checkpoint, workdir or Path("."))
+    config = teacher.config
+    distillation.consistency_settings(config, teacher)
+    images = config.training.num_steps * config.training.batch_size
+    time = estimate.training(teacher, (1 + TEACHER_CALLS) * images, images)
+    logging.info("%s All of it: %s.", describe(config, teacher), time)
+
+
+def _open(config: ConfigDict, checkpoint: str, workdir: Path) -> Model:
+    teacher = distillation.load_teacher(config, checkpoint, workdir)
+    if teacher.config.student.method:
+        raise ValueError("The teacher is itself a student; consistency training needs a model that takes any steps.")
+    return teacher
+
+
+def describe(config: ConfigDict, teacher: Model) -> str:
+    """What will run and what it costs, before anything is compiled."""
+    updates, batch = config.training.num_steps, config.training.batch_size
+    return (
+        f"Consistency training of {teacher.num_params / 1e6:.2f} M parameters: {updates} updates of {batch} images "
+        f"({updates * batch} images from {distillation.data_words(config)}); each costs 2 network calls, one of them "
+        f"with a gradient, and about {TEACHER_CALLS} teacher calls."
+    )

@@ -16,7 +16,7 @@ from builders import pairs as pairs_builder
 from builders.model import Model, create_denoiser
 from builders.training import run_loop
 from data import store
-from modes import pairs
+from modes import estimate, pairs
 from training import dsno
 from training.state import TrainState
 
@@ -76,7 +76,19 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
 
 def show_plan(config: ConfigDict, checkpoint: str, workdir: Path | None) -> None:
     """--dry_run: the plan, after every check that needs no teacher's trajectory."""
-    logging.info("%s", plan(_open(config, checkpoint, workdir)))
+    model = _open(config, checkpoint, workdir)
+    logging.info("%s All of it: %s.", plan(model), _time(model))
+
+
+def _time(model: Model) -> str:
+    """Of drawing what is to be learned from, and of the updates."""
+    own, training = model.config.dsno, model.config.training
+    m, calls = own.num_times, 0
+    if own.trajectories:
+        m = len(builder.open_trajectories(model, own.trajectories).spec.label_times)
+    else:
+        calls = builder.create_teacher(model, model.config).sampler.nfe * own.num_trajectories
+    return estimate.training(model, calls, training.num_steps * training.batch_size * m)
 
 
 def _open(config: ConfigDict, checkpoint: str, workdir: Path | None) -> Model:

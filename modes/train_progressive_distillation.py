@@ -3,14 +3,16 @@
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
 from builders import distillation
+from builders.model import Model
 from builders.training import run_loop
+from modes import estimate
 from training import progressive_distillation as pd
 from training.state import TrainState
 
@@ -21,10 +23,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     Stage N keeps its state in W/stages/steps_<N>, its picture in W/pictures/steps_<N>.png and its row in
     W/distillation.jsonl; the last student is W/checkpoints/student_<N>.safetensors.
     """
-    teacher = distillation.load_teacher(config, checkpoint, workdir)
-    config = copy.deepcopy(teacher.config)  # what a weight file says of itself is in it
-    stages = distillation.create_stages(config, teacher)
-    updates = distillation.updates_of(config, stages)
+    teacher, config, stages, updates = _open(config, checkpoint, workdir)
     images = distillation.create_images(config)
     distillation.keep_plan(workdir, _plan(config, stages, updates, teacher))
     logging.info("%s", describe(config, stages, updates, teacher))
@@ -54,6 +53,35 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     distillation.write_student(path, current.config, current.denoiser.params, int(state.step), teacher)
 
 
+def show_plan(config: ConfigDict, checkpoint: str, workdir: Path | None) -> None:
+    """--dry_run: stages, updates, calls and time, after every check that needs no image."""
+    teacher, config, stages, updates = _open(config, checkpoint, workdir or Path("."))
+    images = sum(updates) * config.training.batch_size
+    time = estimate.training(teacher, _calls(config) * images, images)
+    logging.info("%s All of it: %s.", describe(config, stages, updates, teacher), time)
+
+
+class _Run(NamedTuple):
+    teacher: Model
+    config: ConfigDict
+    stages: list[pd.Stage]
+    updates: list[int]
+
+
+def _open(config: ConfigDict, checkpoint: str, workdir: Path) -> _Run:
+    """The teacher, and what follows from it and the config; everything is checked."""
+    teacher = distillation.load_teacher(config, checkpoint, workdir)
+    config = copy.deepcopy(teacher.config)  # what a weight file says of itself is in it
+    stages = distillation.create_stages(config, teacher)
+    distillation.settings_of(config, first=True)
+    return _Run(teacher, config, stages, distillation.updates_of(config, stages))
+
+
+def _calls(config: ConfigDict) -> int:
+    """Teacher calls an image, at most."""
+    return config.distill.factor * (2 if config.distill.solver == "heun" else 1)
+
+
 def _nothing(state: TrainState) -> None:
     """The picture of a stage is drawn when it ends."""
 
@@ -72,10 +100,9 @@ def _plan(config: ConfigDict, stages: list[pd.Stage], updates: list[int], teache
 
 def describe(config: ConfigDict, stages: list[pd.Stage], updates: list[int], teacher: Any) -> str:
     """What will run and what it costs, before anything is compiled."""
-    batch, factor = config.training.batch_size, config.distill.factor
+    batch, calls = config.training.batch_size, _calls(config)
     chain = " -> ".join(str(n) for n in [len(stages[0].grid) - 1, *(stage.num_steps for stage in stages)])
     total = sum(updates)
-    calls = factor * (2 if config.distill.solver == "heun" else 1)
     return (
         f"Progressive distillation of {teacher.num_params / 1e6:.2f} M parameters, steps {chain}: {len(stages)} "
         f"stage(s), {total} updates of {batch} images ({total * batch} images from {distillation.data_words(config)}); "

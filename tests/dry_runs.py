@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
+import builders.distillation
 import builders.grids
 import builders.guidance
 import builders.model
 import main
+import modes.estimate
 import run_lib
 from builders.classifier import create_classifier, read_classifier
 from builders.config import apply_overrides, resolve_config
@@ -97,6 +99,8 @@ def prepare() -> None:
     patch.setattr(builders.grids, "_searched", searched)
     for mode in (sample, pairs):
         patch.setattr(mode, "estimate", lambda *_: "no estimate")
+    patch.setattr(modes.estimate, "training", lambda *_: "no estimate")
+    patch.setattr(builders.distillation, "load", load)
     patch.setattr(compare, "create_plan", lambda *_: compare.Plan({}, 16, 0.0))  # else a call is timed
     patch.setattr(run_lib, "configure_jax", lambda *_: None)
     for mode in ("convert", "encode", "evaluate", "inspect", "masks", "prepare", "report"):

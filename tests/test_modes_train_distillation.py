@@ -1,7 +1,11 @@
 """--mode=train for students, from a teacher's file to a file that samples itself; killed runs; what is refused."""
 
+import dataclasses
 import json
+import logging
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -156,3 +160,52 @@ def test_the_shipped_students_say_how_they_are_sampled(method, calls):
     student = run_lib.load(demo.get_config(method))
     assert run_lib.create_sampler(student, student.config).nfe == calls
     assert student.num_params == 2_535_235
+
+
+def test_the_plan_is_shown_before_anything_is_made(teacher, tmp_path, caplog):
+    for method in ("progressive_distillation", "consistency"):
+        with caplog.at_level(logging.INFO, logger="absl"):
+            train.run(Request(config_of(method, teacher), tmp_path / "W", dry_run=True))
+    halvings, consistency = caplog.messages
+    assert "steps 4 -> 2 -> 1: 2 stage(s), 6 updates of 4 images (24 images from the teacher's own paths" in halvings
+    assert "3 updates of 4 images (12 images from the teacher's own paths" in consistency
+    assert all("All of it: about" in message for message in caplog.messages)
+    assert not (tmp_path / "W").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["progressive_distillation", "consistency"])
+def test_targets_from_images_leave_out_those_that_the_teacher_fails_on(method, teacher, tmp_path, monkeypatch, caplog):
+    images = np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
+    np.savez(tmp_path / "images.npz", images)
+    config = config_of(method, teacher)
+    config.distill.update(data="images", start_steps=2)
+    config.consistency.teacher_step = True
+    config.data.update(source=str(tmp_path / "images.npz"), random_flip=False)
+
+    def failing(denoiser):
+        network = denoiser.network
+
+        def fails(params, x, labels):
+            return jnp.where(x[:, :1, :1, :1] > 0.5, jnp.nan, network(params, x, labels))
+
+        return dataclasses.replace(denoiser, network=fails)
+
+    name, position = ("create_targets", 2) if method == "progressive_distillation" else ("create_pairs", 2)
+    create = getattr(distillation, name)
+
+    def create_failing(*args):
+        model = dataclasses.replace(args[position], denoiser=failing(args[position].denoiser))
+        return create(*args[:position], model, *args[position + 1 :])
+
+    monkeypatch.setattr(distillation, name, create_failing)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        run(config, tmp_path / "W")
+    (left_out,) = (int(word) for word in caplog.text.split("images were left out")[0].split()[-1:])
+    assert 0 < left_out < 12
+    (file,) = (tmp_path / "W" / "checkpoints").iterdir()
+    student = run_lib.load(checkpoint=str(file))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(student.denoiser.params))
+    log = next((tmp_path / "W").rglob("train_log.jsonl"))
+    losses = [json.loads(line)["loss"] for line in log.read_text().splitlines()]
+    assert np.isfinite(losses).all() and len(losses) == 3
