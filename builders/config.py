@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import checkpoints
+from builders import latent_parts
 from configs import base as base_config
 from configs import diffusers, edm_pickle, methods, pd_unofficial, score_sde
 
@@ -28,7 +29,12 @@ def resolve_config(
             shapes = {name: tensor.shape for name, tensor in checkpoint.raw.items()}
             return pd_unofficial.translate(shapes, checkpoint.config, str(checkpoint.path))
         if checkpoint.format == "diffusers":
-            return diffusers.translate(checkpoint.config, checkpoint.extra.get("scheduler"), str(checkpoint.path))
+            parts = {name: part.config for name, part in checkpoint.extra.get("parts", {}).items()}
+            return diffusers.translate(
+                checkpoint.config, checkpoint.extra.get("scheduler"), str(checkpoint.path), parts
+            )
+        if checkpoint.format == "compvis":
+            return latent_parts.infer_config(checkpoint)
         config = ConfigDict(checkpoint.config)
     found = load_config_file(config) if isinstance(config, str | Path) else config
     return _with_defaults(score_sde.translate(found) if score_sde.is_score_sde_layout(found) else found)

@@ -12,7 +12,7 @@ from builders.config import load_config_file
 CONFIGS = Path(__file__).parent.parent / "configs"
 _SCORE_SDE = ("ncsnpp", "ddpm", "ncsnv2_64")
 # Networks that the program which writes a format has; others are not tried.
-_NETWORKS = {"openai_torch": ("adm",), "diffusers": ()}
+_NETWORKS = {"openai_torch": ("adm",), "compvis": ("adm",), "diffusers": ()}
 
 
 def fitting_configs(stored: checkpoints.Checkpoint, fits: Callable[[ConfigDict], bool]) -> list[str]:

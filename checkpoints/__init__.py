@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from checkpoints import diffusers, edm_pickle, flax_msgpack, native, torch_layouts
+from checkpoints import compvis, diffusers, edm_pickle, flax_msgpack, native, torch_layouts
 from checkpoints.base import Checkpoint, map_file
 from checkpoints.safetensors_file import is_safetensors
 from checkpoints.torch_pickle import LEGACY_MAGIC, ZIP_MAGIC
@@ -22,11 +22,12 @@ def read(path: Path | str) -> Checkpoint:
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
     legacy = LEGACY_MAGIC.to_bytes(10, "little") in head
     if head.startswith(ZIP_MAGIC) or (pickled and legacy):
-        return torch_layouts.read(path)
+        return compvis.find(path) or torch_layouts.read(path)
     if pickled:
         return edm_pickle.read(path)
     if is_safetensors(head):
-        return native.read(path)
+        found = native.read(path)
+        return compvis.arrange(found.raw, path) if compvis.is_latent(found.raw) else found
     if b"\x81" <= head[:1] <= b"\x8f" and b"\xa1" <= head[1:2] <= b"\xbf":  # msgpack: a small map, a short string
         return flax_msgpack.read(path)
     raise ValueError(

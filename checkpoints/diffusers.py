@@ -1,7 +1,8 @@
-"""A diffusers model folder: `config.json` beside `diffusion_pytorch_model.safetensors` (or `.bin`, a torch file).
+"""A diffusers folder: a model's own, or a pipeline's with a model in each sub-folder and `model_index.json` above them.
 
-The folder may be the model's own or a pipeline's, with the model under `unet/`; the scheduler's settings, which say how
-the network was trained, are taken along when they are there.
+A model is `config.json` beside its weights, one safetensors file (or `.bin`, a torch file) or several with an index.
+Of a pipeline the denoising network is the checkpoint, and its other networks are `extra["parts"]`. The scheduler's
+settings, which say how the network was trained, are taken along when they are there.
 """
 
 import json
@@ -9,33 +10,100 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import safetensors_file, torch_layouts
-from checkpoints.base import Checkpoint
+from checkpoints.base import Checkpoint, Part, Tensors
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of diffusers' weights, and of transformers'
+_CODECS, _TEXT_ENCODERS = ("vae", "vqvae"), ("text_encoder",)  # sub-folders of a pipeline
 
 
 def read(path: Path) -> Checkpoint:
     """The weights under diffusers' names; `config` is config.json, `extra["scheduler"]` the scheduler's settings.
 
+    Of a pipeline `extra` also has `pipeline` (model_index.json), `parts` ("vae" and "text_encoder") and `tokenizer`,
+    that folder, each where the pipeline has it.
+
     Raises: FileNotFoundError naming the missing file; ValueError for a broken one.
     """
-    model = path / "unet" if (path / "unet" / "config.json").exists() else path
-    if not (model / "config.json").exists():
+    index = path / "model_index.json"
+    pipeline = _json(index) if index.exists() else {}
+    extra: dict[str, Any] = {}
+    notes: list[str] = []
+    if pipeline:
+        extra, notes = _others(path, pipeline)
+    model = path / "unet" if pipeline or (path / "unet" / "config.json").exists() else path
+    if not pipeline and not (model / "config.json").exists():
         raise FileNotFoundError(f"{path} is a folder without config.json, so no diffusers model; name the weight file.")
-    weights = [model / name for name in _WEIGHTS if (model / name).exists()]
-    if not weights:
-        found = sorted(file.name for file in model.iterdir())
-        raise FileNotFoundError(
-            f"{model} has none of {', '.join(_WEIGHTS)}; it holds {found}. Rename or merge the weights."
-        )
-    if weights[0].suffix == ".safetensors":
-        raw, _ = safetensors_file.load(weights[0])
-    else:
-        raw = torch_layouts.read(weights[0]).raw
     schedulers = [path / "scheduler_config.json", path / "scheduler" / "scheduler_config.json"]
     scheduler = next((_json(file) for file in schedulers if file.exists()), None)
-    extra = {} if scheduler is None else {"scheduler": scheduler}
-    return Checkpoint("diffusers", raw, None, _json(model / "config.json"), None, path, extra, ())
+    if scheduler is not None:
+        extra["scheduler"] = scheduler
+    part = _read_part(model)
+    return Checkpoint("diffusers", part.tensors, None, part.config, None, path, extra, tuple(notes))
+
+
+def _others(path: Path, pipeline: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What a pipeline has beside its denoising network; notes about what is left unread."""
+    declared = {name for name, entry in pipeline.items() if isinstance(entry, list) and entry and entry[0] is not None}
+    parts = {"vae" if name in _CODECS else name: name for name in (*_CODECS, *_TEXT_ENCODERS) if name in declared}
+    extra: dict[str, Any] = {"pipeline": pipeline}
+    extra["parts"] = {part: _read_part(path / name) for part, name in parts.items()}
+    if "scheduler" in declared and not (path / "scheduler" / "scheduler_config.json").exists():
+        raise FileNotFoundError(_missing(path / "scheduler" / "scheduler_config.json"))
+    if "tokenizer" in declared:
+        if not (path / "tokenizer").is_dir():
+            raise FileNotFoundError(_missing(path / "tokenizer"))
+        extra["tokenizer"] = path / "tokenizer"
+    if "unet" not in declared:
+        raise ValueError(
+            f"{path / 'model_index.json'} names no unet, but {sorted(declared)}; other pipelines are not read."
+        )
+    unread = sorted(declared - {"unet", "scheduler", "tokenizer", *parts.values()})
+    return extra, [f"Parts of the pipeline that are not used: {', '.join(unread)}."] if unread else []
+
+
+def read_part(folder: Path) -> Part:
+    """The network in a folder of diffusers or transformers, such as a CLIP model; raises as `read`."""
+    return _read_part(folder)
+
+
+def _read_part(folder: Path) -> Part:
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(_missing(folder / "config.json"))
+    return Part(_weights(folder), _json(folder / "config.json"), folder)
+
+
+def _weights(folder: Path) -> Tensors:
+    """The tensors of a folder; of several variants the one without a name, then the first in the order of names."""
+    wanted = [f"{stem}{kind}" for kind in (".safetensors", ".bin") for stem in _STEMS]
+    found = [folder / name for name in wanted if (folder / name).exists()]
+    found += sorted(folder.glob("*.index.json"))
+    found += [
+        file for kind in (".safetensors", ".bin") for stem in _STEMS for file in sorted(folder.glob(f"{stem}.*{kind}"))
+    ]
+    if not found:
+        names = sorted(file.name for file in folder.iterdir())
+        raise FileNotFoundError(
+            f"{folder} has none of {', '.join(wanted)}; it holds {names}. Download the weights too, or rename them."
+        )
+    if not found[0].name.endswith(".index.json"):
+        return _tensors(found[0])
+    shards = sorted(set(_json(found[0]).get("weight_map", {}).values()))
+    tensors: Tensors = {}
+    for shard in shards:
+        if not (folder / shard).exists():
+            raise FileNotFoundError(_missing(folder / shard))
+        tensors |= _tensors(folder / shard)
+    return tensors
+
+
+def _tensors(file: Path) -> Tensors:
+    if file.suffix == ".safetensors":
+        return safetensors_file.load(file)[0]
+    return torch_layouts.read(file).raw
+
+
+def _missing(file: Path) -> str:
+    return f"{file} is missing: the folder is not whole. Copy or download it again."
 
 
 def _json(path: Path) -> dict[str, Any]:

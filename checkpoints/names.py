@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from checkpoints.base import Checkpoint, Tensors
+from checkpoints.compvis_names import unet_names
 
 PARALLEL = "module."  # torch.nn.DataParallel puts it before every name
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers before 0.12
@@ -47,6 +48,10 @@ def network_names(
         tensors = {name.removeprefix(WRAPPED): t for name, t in tensors.items() if name.startswith(WRAPPED)}
     if checkpoint.format == "diffusers":
         tensors = diffusers_names(tensors)
+    expected = list(expected)
+    # An unconditional latent model is the network of `models.adm`, under its own names.
+    if checkpoint.format == "compvis" and not any(path.startswith("input_blocks") for path in expected):
+        tensors = unet_names(tensors)
     return flax_names_dotted(tensors, expected)
 
 

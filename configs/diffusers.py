@@ -1,4 +1,6 @@
-"""The settings of a diffusers folder (config.json, scheduler_config.json) in our layout, for `UNet2DModel` networks.
+"""The settings of a diffusers folder (config.json, scheduler_config.json) in our layout.
+
+For `UNet2DModel` networks and, with their codecs and text encoders (`configs.diffusers_parts`), the latent ones.
 
 The scheduler says how the network was trained: the process, what the output is, and the data range. Its way of sampling
 is not taken over. Without a scheduler the conventions of the published folders hold: a Fourier
@@ -10,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, diffusers_parts
 
 CLASS = "UNet2DModel"
 # Keys of config.json that are attributes of models.unet2d.UNet2D under the same name, and their defaults in diffusers.
@@ -50,27 +52,72 @@ _PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 
 
-def translate(network: Mapping[str, Any], scheduler: Mapping[str, Any] | None, source: str) -> ConfigDict:
-    """A full config from the content of config.json and, where there is one, of scheduler_config.json.
+def translate(
+    network: Mapping[str, Any],
+    scheduler: Mapping[str, Any] | None,
+    source: str,
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> ConfigDict:
+    """A full config from the content of config.json and, where there are any, of scheduler_config.json and the parts'.
 
     Args:
       source: the folder, for messages.
+      parts: config.json of a pipeline's "vae" and "text_encoder".
 
     Raises: ValueError that names the key for another class, a setting without a counterpart or an unknown key.
     """
-    if network.get("_class_name") != CLASS:
-        raise ValueError(f"{source}: config.json is of a {network.get('_class_name')!r}; only {CLASS} is supported.")
+    kind = network.get("_class_name")
+    if kind not in (CLASS, diffusers_parts.CONDITION):
+        supported = f"{CLASS} and {diffusers_parts.CONDITION}"
+        raise ValueError(f"{source}: config.json is of a {kind!r}; only {supported} are supported.")
+    config = _latent(network, source) if kind == diffusers_parts.CONDITION else _image(network, source)
+    _set_process(config, scheduler or {}, config.model.embedding_type == "fourier", source)
+    if parts:
+        _set_parts(config, parts, source)
+    return config
+
+
+def _latent(network: Mapping[str, Any], source: str) -> ConfigDict:
+    """Of a `UNet2DConditionModel`."""
+    config = base.get_config()
+    model, data = diffusers_parts.condition(network, source)
+    with config.unlocked():
+        config.model.update(model)
+    config.data.update(image_size=_side(network.get("sample_size"), source), **data)
+    return config
+
+
+def _set_parts(config: ConfigDict, parts: Mapping[str, Mapping[str, Any]], source: str) -> None:
+    """config.latent of a pipeline, for a network that sees latents alone."""
+    if "vae" in parts:
+        config.latent.update(diffusers_parts.codec(parts["vae"], f"{source}/vae"))
+        seen = config.latent.vq_embed_dim or config.latent.channels
+        if seen != config.data.num_channels:
+            raise ValueError(
+                f"{source}: the network's in_channels={config.data.num_channels} are not the {seen} of a latent; "
+                "networks that see a mask or another image beside it (inpainting, depth, upscaling) are not supported."
+            )
+    if "text_encoder" in parts:
+        config.latent.text.update(diffusers_parts.text_encoder(parts["text_encoder"], f"{source}/text_encoder"))
+
+
+def _side(size: Any, source: str) -> int:
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
+    if not isinstance(size, int):
+        raise ValueError(f"{source}: sample_size in config.json is {size!r}; set it to the side of a square image.")
+    return size
+
+
+def _image(network: Mapping[str, Any], source: str) -> ConfigDict:
+    """Of a `UNet2DModel`."""
     if unknown := sorted(key for key in network if not key.startswith("_") and key not in _SAME | _OTHER):
         raise ValueError(f"{source}: config.json has {', '.join(unknown)}, which this version does not know.")
     settings = {**_SAME, **_OTHER, **{key: value for key, value in network.items() if not key.startswith("_")}}
     config = base.get_config()
     with config.unlocked():
         config.model.update({key: settings[key] for key in _SAME})
-    widths, size = settings["block_out_channels"], settings["sample_size"]
-    if isinstance(size, list | tuple) and len(set(size)) == 1:
-        size = size[0]
-    if not isinstance(size, int):
-        raise ValueError(f"{source}: sample_size in config.json is {size!r}; set it to the side of a square image.")
+    widths, size = settings["block_out_channels"], _side(settings["sample_size"], source)
     config.model.update(
         name="unet2d",
         nf=widths[0],
@@ -81,7 +128,6 @@ def translate(network: Mapping[str, Any], scheduler: Mapping[str, Any] | None, s
     config.data.update(
         image_size=size, num_channels=settings["in_channels"], num_classes=settings["num_class_embeds"] or 0
     )
-    _set_process(config, scheduler or {}, settings["time_embedding_type"] == "fourier", source)
     return config
 
 

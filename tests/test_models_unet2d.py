@@ -171,7 +171,7 @@ def test_schedulers_of_other_processes_are_understood():
 @pytest.mark.parametrize(
     ("changes", "scheduler", "message"),
     [
-        ({"_class_name": "UNet2DConditionModel"}, None, "of a 'UNet2DConditionModel'; only UNet2DModel"),
+        ({"_class_name": "UNet3DConditionModel"}, None, "of a 'UNet3DConditionModel'; only UNet2DModel and"),
         ({"sample_size": None}, None, "sample_size in config.json is None; set it"),
         ({"sample_size": [8, 16]}, None, r"sample_size in config.json is \[8, 16\]"),
         ({"transformer_depth": 2}, None, "config.json has transformer_depth, which this version does not know"),
