@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -140,15 +141,18 @@ def _json(value: Any) -> Any:
 
 
 def draw(
-    teacher: Teacher, found: store.Store, on_updates: Callable[[int], None] = lambda updates: None
+    teacher: Teacher,
+    found: store.Store,
+    pending: Sequence[range],
+    on_updates: Callable[[int], None] = lambda updates: None,
 ) -> Iterator[range]:
-    """Draws and writes the shards that are missing, yielding the indices of each when it is on disk.
+    """Draws and writes the shards `pending` of those that are missing, yielding the indices of each when it is on disk.
 
     Records whose frames are not finite are left out, and so is nothing else. Raises ValueError when a whole shard is
     lost that way, or when frames do not fit the store's dtype.
     """
     model, config = teacher.model, teacher.config
-    for indices in found.pending():
+    for indices in pending:
         groups = sample_groups(model, teacher.sampler, config, indices, on_steps=on_updates)
         frames = np.concatenate([_frames(teacher, group.result) for group in groups])
         diverged = ~np.isfinite(frames).reshape(len(frames), -1).all(axis=1)
@@ -158,7 +162,7 @@ def draw(
                 "are not finite; give it more --steps, and look at a few images with --mode=sample."
             )
         labels = None if teacher.labels is None else _in_turn(teacher.labels, indices)
-        found.write(indices, frames, labels, left_out=np.asarray(indices)[diverged])
+        found.write(indices, frames, labels, left_out=np.asarray(indices)[diverged], apart=jax.process_count() > 1)
         yield indices
 
 

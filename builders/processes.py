@@ -5,7 +5,9 @@ and waits at the end; training lays its batch over the devices of all processes.
 must be on storage that they share; what is written once (records, logs, packed files) is written by the first.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -14,6 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 Item = TypeVar("Item")
+SECONDS_TO_SEE = 60  # what another process has written
 
 
 class Cluster(NamedTuple):
@@ -77,6 +80,24 @@ def share(items: Sequence[Item], process: int | None = None, count: int | None =
     """What of `items` is this process's to do: every count-th, in order. Shares differ by one item at most."""
     process = jax.process_index() if process is None else process
     return list(items[process :: count or jax.process_count()])
+
+
+def until_seen(lacking: Callable[[], Sequence[Path]]) -> None:
+    """Returns when files that other processes have written are seen here: shared storage takes a while to show them.
+
+    Raises OSError naming the first that is not seen after SECONDS_TO_SEE.
+    """
+    if jax.process_count() == 1:
+        return
+    for _ in range(SECONDS_TO_SEE):
+        if not lacking():
+            return
+        time.sleep(1)
+    if paths := lacking():
+        raise OSError(
+            f"{paths[0]} and {len(paths) - 1} more were written by other processes but are not seen here: --workdir "
+            "must be on storage that all of them share."
+        )
 
 
 def wait(what: str) -> None:

@@ -165,11 +165,13 @@ class Store:
         labels: np.ndarray | None = None,
         aux: np.ndarray | None = None,
         left_out: Sequence[int] = (),
+        apart: bool = False,
     ) -> None:
         """Writes the shard of `indices` (one of `pending()`), whole or not at all, and then its entry.
 
         frames: [n, M, h, w, c] or, for pairs, [n, h, w, c]; labels [n], -1 if left out; aux as frames.
         left_out: indices of records that are not to be used, for the teacher diverged there; they are all zeros.
+        apart: write the entry into a file of its own, since other processes write shards too; `adopt` collects them.
 
         Raises ValueError for another shape, or values that are not finite or too large for the dtype.
         """
@@ -193,8 +195,22 @@ class Store:
             "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
             "left_out": [int(index) for index in np.asarray(indices)[empty]],
         }
-        self._write_metadata()
+        if apart:
+            _write(path.with_suffix(".json"), json.dumps(self.shards[indices.start]).encode())
+        else:
+            self._write_metadata()
         _read_shard.cache_clear()
+
+    def adopt(self) -> None:
+        """Puts the entries of shards that several processes wrote into store.json."""
+        entries = sorted(self.folder.glob("shard_*.json"))
+        for path in entries:
+            entry = json.loads(path.read_text())
+            self.shards[entry["first"]] = entry
+        if entries:
+            self._write_metadata()
+        for path in entries:
+            path.unlink()
 
     def _checked(self, frames: np.ndarray, empty: np.ndarray, name: str, indices: range) -> np.ndarray:
         n = len(indices)
@@ -321,6 +337,7 @@ def create(folder: str | Path, spec: Specification) -> Store:
         if differing:
             facts = "; ".join(f"{key} is {old.get(key)}, asked for {new.get(key)}" for key in differing)
             raise ValueError(f"{folder} holds another store: {facts}. Name another folder, or delete this one.")
+        store.adopt()  # of a run of several processes that was killed
         return store
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(folder, spec, {})

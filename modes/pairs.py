@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import logging
 
 from builders import pairs as builder
+from builders import processes
 from builders.draw import group_size, to_pixels
 from builders.pairs import Teacher
 from builders.samplers import num_updates
@@ -38,8 +39,10 @@ def run(request: Request) -> None:
     logging.info("%s", plan(teacher, spec))
     if request.dry_run:
         return
-    found = store.create(workdir_of(request) / FOLDER, spec)
+    found = open_shared(workdir_of(request) / FOLDER, spec)
     fill(teacher, found)
+    if not processes.is_first():
+        return
     if config.pairs.png:
         write_copies(teacher, found, workdir_of(request) / f"{FOLDER}_png")
     found = store.open_store(found.folder)
@@ -47,6 +50,16 @@ def run(request: Request) -> None:
     if left_out:
         logging.warning("%d of %d records were left out: the teacher diverged there.", left_out, len(found))
     logging.info("%d records in %s.", len(found) - left_out, found.folder)
+
+
+def open_shared(folder: Path, spec: store.Specification) -> store.Store:
+    """The store of all processes: the first makes it or finds it, the others come when it is there."""
+    if processes.is_first():
+        found = store.create(folder, spec)
+        processes.wait("store")
+        return found
+    processes.wait("store")
+    return store.open_store(folder)
 
 
 def plan(teacher: Teacher, spec: store.Specification) -> str:
@@ -64,16 +77,28 @@ def plan(teacher: Teacher, spec: store.Specification) -> str:
 
 
 def fill(teacher: Teacher, found: store.Store) -> None:
-    """Draws what `found` lacks, with a progress bar."""
-    pending, updates = found.pending(), num_updates(teacher.sampler)
+    """Draws what `found` lacks, with a progress bar; of several processes each draws shards of its own."""
+    pending = found.pending()
     if not pending:
         logging.info("All %d records were there already.", len(found))
         return
-    groups = sum(-(-len(indices) // group_size(teacher.config, len(indices))[1]) for indices in pending)
+    processes.wait("look")  # or one would look when another has drawn already, and share out other shards
+    mine, updates = processes.share(pending), num_updates(teacher.sampler)
+    groups = sum(-(-len(indices) // group_size(teacher.config, len(indices))[1]) for indices in mine)
     logging.info("%d of %d records are to be drawn into %s.", sum(map(len, pending)), len(found), found.folder)
     with Progress(groups * updates, "teacher", "update") as progress:
-        for indices in builder.draw(teacher, found, progress.update):
+        for indices in builder.draw(teacher, found, mine, progress.update):
             logging.debug("%s is written.", store.shard_name(indices.start))
+    processes.wait("shards")
+    if processes.is_first():
+        processes.until_seen(lambda: _unseen(found))
+        found.adopt()
+
+
+def _unseen(found: store.Store) -> list[Path]:
+    """Shards that other processes have written, with their entries, and that are not to be seen here yet."""
+    apart = [found.folder / store.shard_name(indices.start) for indices in found.pending()]
+    return [path for path in apart if not (path.exists() and path.with_suffix(".json").exists())]
 
 
 def write_copies(teacher: Teacher, found: store.Store, folder: Path) -> None:

@@ -32,7 +32,6 @@ from reports.progress import Progress, format_seconds
 from sampling.base import Sampler
 
 LONG = 10_000  # network calls of a run before which the network is looked at
-SECONDS_TO_SEE = 60  # what another process has written
 
 
 def plan(model: Model, sampler: Sampler, count: int) -> str:
@@ -118,7 +117,8 @@ def run(request: Request) -> None:
         processes.wait("images")
         if not first:
             return
-        _see_all(folder, seeds, model.image_shape)
+        shape = model.image_shape
+        processes.until_seen(lambda: [folder.image_path(index) for index in folder.missing(seeds, shape)])
         cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
         folder.finish(cost, caption(model, sampler))
     logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
@@ -145,21 +145,6 @@ def own_blocks(all_blocks: Sequence[list[int]], pending: set[int]) -> list[list[
     """
     lacking = processes.as_first_sees([not pending.isdisjoint(block) for block in all_blocks])
     return processes.share([block for block, lacks in zip(all_blocks, lacking, strict=True) if lacks])
-
-
-def _see_all(folder: RunFolder, seeds: Sequence[int], shape: tuple[int, int, int]) -> None:
-    """Waits until the images of the other processes can be seen: shared storage shows them with some delay."""
-    if jax.process_count() == 1:
-        return
-    for _ in range(SECONDS_TO_SEE):
-        if not folder.missing(seeds, shape):
-            return
-        time.sleep(1)
-    if missing := folder.missing(seeds, shape):
-        raise OSError(
-            f"{folder.image_path(missing[0])} and {len(missing) - 1} more were drawn by other processes but cannot be "
-            "seen here: --workdir must be on storage that all of them share."
-        )
 
 
 def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folder: Path) -> None:

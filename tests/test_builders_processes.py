@@ -161,3 +161,15 @@ def test_one_of_two_is_killed_and_three_or_one_finish_the_same_set(home, victim)
     after = drawn(home / workdir)
     assert {name: after[name] for name in before} == before  # nothing was drawn again
     assert files_of(home / workdir) == files_of(home / f"whole{victim}")
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_store_of_pairs_that_two_processes_fill_has_the_bytes_of_one(home):
+    line = ("--mode=pairs", "--steps=3", "--num_samples=11", "--config.pairs.shard_size=3", "--method=heun")
+    finish(start(home, "pairs_one", *line))
+    finish(*start_together(home, "pairs_two", 2, *line))
+    one, two = (
+        {path.name: path.read_bytes() for path in (home / w / "pairs").iterdir()} for w in ("pairs_one", "pairs_two")
+    )
+    assert len(one) == 4 + 1 and two == one

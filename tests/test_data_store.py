@@ -78,6 +78,17 @@ def test_a_shard_without_an_entry_is_written_again(tmp_path):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+def test_shards_of_several_processes_are_collected_by_whoever_opens_the_store_next(tmp_path):
+    fill(tmp_path / "whole")
+    first = store.create(tmp_path / "shared", SPEC)
+    other = store.open_store(tmp_path / "shared")
+    for number, indices in enumerate(first.pending()):
+        (first, other)[number % 2].write(indices, frames_of(SPEC, indices), np.asarray(indices) % 3, apart=True)
+    assert store.open_store(tmp_path / "shared").pending()  # the entries are not in store.json yet
+    assert not store.create(tmp_path / "shared", SPEC).pending()
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_a_process_killed_while_writing_leaves_a_store_that_ends_with_the_same_bytes(tmp_path):
     spec = dataclasses.replace(SPEC, count=400, shard_size=2)

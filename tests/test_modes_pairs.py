@@ -58,7 +58,7 @@ def fill(folder, model, count=10, most=None) -> store.Store:
     """The store of `count` records in `folder`, or the first `most` shards of it."""
     teacher = builder.create_teacher(model, model.config)
     found = store.create(folder, builder.specification(teacher, count))
-    for number, _ in enumerate(builder.draw(teacher, found), 1):
+    for number, _ in enumerate(builder.draw(teacher, found, found.pending()), 1):
         if number == most:
             break
     return store.open_store(folder)
