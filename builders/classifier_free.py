@@ -26,14 +26,15 @@ ONE_HOT = ("song_unet", "dhariwal_unet", "v_diffusion", "own")
 
 
 def settings(config: ConfigDict) -> tuple[float, tuple[float, float]]:
-    """(scale, interval of noise scales). Raises ValueError for an interval that is none."""
+    """(scale, interval of noise scales) of guidance in two calls. Raises ValueError for an interval that is none."""
     scale, interval = config.guidance.cfg_scale, tuple(config.guidance.cfg_interval)
     if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
         raise ValueError(
             f"config.guidance.cfg_interval={interval} must be (low, high), noise scales with 0 <= low < high, such as "
             '"(0.2,5.0)".'
         )
-    return float(scale), interval
+    told = bool(config.student.guidance)  # a student that is told the scale makes one call
+    return 1.0 if told else float(scale), interval
 
 
 def calls_per_evaluation(config: ConfigDict) -> int:

@@ -14,13 +14,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+import models
 from array_types import Table
 from builders.config import shipped
 from builders.draw import sample, to_pixels
 from builders.grids import noise_range, prior_scale
-from builders.model import Model, create_denoiser, load
+from builders.model import Model, create_denoiser, create_network, load
 from builders.training import create_batches, data_source
 from checkpoints import native
+from models import classifier_free
 from models.denoiser import Denoiser
 from reports import rows
 from reports.grids import comparison_grid
@@ -35,6 +37,7 @@ from training.loop import BatchSource
 ROWS = "distillation.jsonl"
 SHOWN = 8  # images in the picture of a stage
 DATA = ("teacher", "images")
+GUIDANCE_LAYER = "guidance_emb"  # of models.v_diffusion
 
 
 def load_teacher(config: ConfigDict, checkpoint: str, workdir: Path) -> Model:
@@ -70,7 +73,32 @@ def create_stages(config: ConfigDict, teacher: Model) -> list[pd.Stage]:
     """The stages of config.distill: before the halvings one at equal steps, if the student predicts something else."""
     grid = teacher_grid(config, teacher)
     found = pd.stages(grid, config.distill.end_steps, config.distill.factor)
-    return ([pd.Stage(grid, 1)] if config.distill.predicts else []) + found
+    otherwise = config.distill.predicts or guidance_range(config)
+    return ([pd.Stage(grid, 1)] if otherwise else []) + found
+
+
+def guidance_range(config: ConfigDict) -> tuple[float, float] | None:
+    """The guidance scales that the student is told, config.distill.guidance; None without.
+
+    Raises ValueError for a range that is none, and for a network without a class that means none or a place to be told.
+    """
+    scales = tuple(map(float, config.distill.guidance))
+    if not scales:
+        return None
+    where = f"config.distill.guidance={scales}"
+    if len(scales) != 2 or not scales[0] < scales[1]:
+        raise ValueError(f"{where} must be (low, high), guidance scales with low < high, such as (0.0,4.0).")
+    if config.model.name != "v_diffusion":
+        raise ValueError(
+            f"{where}: config.model.name={config.model.name!r} has no layer that is told a guidance scale; only "
+            "'v_diffusion' has."
+        )
+    if not config.data.num_classes or config.data.null_class < 0:
+        raise ValueError(
+            f"{where} needs a class that means none: train with one, and name it with --config.data.null_class "
+            f"({config.data.num_classes} is a class of zeros to this network)."
+        )
+    return scales
 
 
 def updates_of(config: ConfigDict, stages: list[pd.Stage]) -> list[int]:
@@ -102,8 +130,10 @@ def create_targets(
     config: ConfigDict, stage: pd.Stage, teacher: Model, first: bool, images: BatchSource | None
 ) -> pd.FromImages | pd.FromPaths:
     """The batches of a stage, from images or from the teacher's own paths (config.distill.data)."""
-    settings, denoiser = settings_of(config, first), teacher.denoiser
-    conditions = pd.Conditions(config.data.num_classes)
+    settings, denoiser, scales = settings_of(config, first), teacher.denoiser, guidance_range(config)
+    if scales and first:  # later teachers are students, who are told the scale
+        denoiser = classifier_free.guided_teacher(denoiser, config.data.null_class)
+    conditions = pd.Conditions(config.data.num_classes, scales)
     if images is not None:
         return pd.FromImages(settings, stage, denoiser, images, config.seed, conditions)
     scale = prior_scale(teacher.sde, TimeGrid(stage.grid, stage.grid))
@@ -157,6 +187,10 @@ def student_config(config: ConfigDict, method: str, s: Table, s_min: float) -> C
         own.model.update(scaling="edm", scale_by_sigma=False, predicts="x0", told="")
     elif config.distill.predicts:
         own.model.predicts = config.distill.predicts
+    if scales := guidance_range(config):
+        own.model.guidance_embedding = True
+        own.student.guidance = grid_text(np.array(scales))
+        own.guidance.cfg_scale = sum(scales) / 2  # until another one is asked for
     n = len(s) - 1
     own.student.update(method=method, num_steps=n, grid=grid_text(s), s_min=s_min)
     own.sampling.update(method=method, num_steps=n, grid=grid_text(s), start_sigma=0.0)
@@ -165,10 +199,19 @@ def student_config(config: ConfigDict, method: str, s: Table, s_min: float) -> C
 
 
 def template(config: ConfigDict, teacher: Model) -> Denoiser:
-    """The student without its own parameters: the teacher's network, with other conventions if config.distill says."""
-    if not config.distill.predicts:
+    """The first student: the teacher's network and parameters, with other conventions if config.distill says so.
+
+    The layer that is told a guidance scale begins as nothing.
+    """
+    scales = guidance_range(config)
+    if not (config.distill.predicts or scales):
         return teacher.denoiser
-    return create_denoiser(student_config(config, "distilled", np.array([1.0, 0.0]), 0.0), teacher.denoiser.params)
+    own, params = student_config(config, "distilled", np.array([1.0, 0.0]), 0.0), teacher.denoiser.params
+    if scales:
+        shapes = models.param_shapes(create_network(own), teacher.shape)
+        new = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[GUIDANCE_LAYER])
+        params = {**params, GUIDANCE_LAYER: new}
+    return create_denoiser(own, params)
 
 
 def as_student(config: ConfigDict, template: Denoiser, params: Any) -> Model:
@@ -195,6 +238,8 @@ class Judge:
     def __init__(self, teacher: Model, grid: Table, solver: str, folder: Path, count: int = 64):
         plain = copy.deepcopy(teacher.config)
         plain.eval.compare, plain.guidance.kind = "", "none"
+        if scales := guidance_range(plain):
+            plain.guidance.cfg_scale = sum(scales) / 2  # what the student is told where nothing else is asked for
         self._teacher = dataclasses.replace(teacher, config=plain)
         self._folder, self._count, self._solver = folder, count, solver
         self._reference = self._draw(solver, grid)

@@ -163,6 +163,8 @@ def network_conditions(model: Model, config: ConfigDict) -> dict[str, Any]:
     if model.text is not None:
         said: Any = read_prompts(config) if model.text.kind == "clip" else labels
         given["context"] = Contexts(model.text, said)
+    if config.student.guidance:
+        given["guidance"] = np.array([config.guidance.cfg_scale], np.float32)
     if config.model.super_resolution:
         path, factor = shipped(config.data.low_res), config.guidance.factor
         small = conditions.read_low_res(path, model.shape, factor, "config.data.low_res")

@@ -93,6 +93,13 @@ def check(config: ConfigDict) -> None:
             f"--steps={asked}: this student takes {most}{n} steps, for it was trained at the {known}; leave --steps "
             "out, or distill one for that number."
         )
+    if student.guidance:
+        low, high = (float(part) for part in student.guidance.split(","))
+        if not low <= config.guidance.cfg_scale <= high:
+            raise ValueError(
+                f"config.guidance.cfg_scale={config.guidance.cfg_scale:g}: this student was told guidance scales from "
+                f"{low:g} to {high:g}."
+            )
     if config.guidance.kind != "none" or sampling.start_image or sampling.latents:
         raise ValueError(
             f"A student ({student.method}) goes from noise to images and takes neither guidance nor a start image; "

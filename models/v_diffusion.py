@@ -83,6 +83,8 @@ class VDiffusionUNet(nn.Module):
         sigma^2 x0 + alpha (x - sigma eps), the mean of their two estimates weighted by noise and signal, comes out.
       logsnr_input: what is embedded of log-SNR: "inv_cos" (clipped to [-20, 20]), "linear" ((logsnr + 10) / 20) or
         "sigmoid".
+      guidance_embedding: it is told a guidance scale too, `guidance` [b]: a student of a guided teacher (Meng et al.
+        2023, "On distillation of guided diffusion models"). That layer begins as nothing.
       mixing, num_times, modes: temporal layers (DSNO), as in `models.ncsnpp.NCSNpp`.
     """
 
@@ -97,6 +99,7 @@ class VDiffusionUNet(nn.Module):
     head: str = "single"
     logsnr_input: str = "inv_cos"
     dropout: float = 0.0
+    guidance_embedding: bool = False
     mixing: str = "none"
     num_times: int = 1
     modes: int = 2
@@ -109,8 +112,15 @@ class VDiffusionUNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Image, labels: PerImage, classes: jax.Array | None = None, train: bool = False) -> Image:
-        embedding = self._embed(labels.astype(x.dtype), classes)
+    def __call__(
+        self,
+        x: Image,
+        labels: PerImage,
+        classes: jax.Array | None = None,
+        guidance: PerImage | None = None,
+        train: bool = False,
+    ) -> Image:
+        embedding = self._embed(labels.astype(x.dtype), classes) + self._embed_guidance(guidance, x)
         last = len(self.ch_mult) - 1
 
         def block(name: str, h: jax.Array, features: int, resample: str = "") -> jax.Array:
@@ -162,6 +172,16 @@ class VDiffusionUNet(nn.Module):
         classes = jnp.zeros(labels.shape, jnp.int32) if classes is None else classes
         rows = jax.nn.one_hot(classes, self.num_classes, dtype=embedding.dtype)
         return embedding + nn.Dense(self.emb_ch, name="class_emb")(rows)
+
+    def _embed_guidance(self, guidance: PerImage | None, x: Image) -> jax.Array:
+        """[b, emb_ch] of the guidance scale, or a zero."""
+        if not self.guidance_embedding:
+            return jnp.zeros((), x.dtype)
+        if guidance is None and not self.is_initializing():
+            raise ValueError("This student is told a guidance scale and was given none; set config.guidance.cfg_scale.")
+        scale = jnp.ones(len(x), x.dtype) if guidance is None else guidance.astype(x.dtype)
+        features = positional_embedding(100 * scale, self.nf)  # scales of 0 to 10 as far apart as noise levels
+        return nn.Dense(self.emb_ch, kernel_init=nn.initializers.zeros, name="guidance_emb")(features)
 
     def _attend(self, name: str, h: jax.Array, always: bool = False) -> jax.Array:
         if not always and h.shape[1] not in self.attn_resolutions:

@@ -77,6 +77,8 @@ def _open(config: ConfigDict, checkpoint: str, workdir: Path) -> Model:
     teacher = distillation.load_teacher(config, checkpoint, workdir)
     if teacher.config.student.method:
         raise ValueError("The teacher is itself a student; consistency training needs a model that takes any steps.")
+    if teacher.config.distill.guidance:
+        raise ValueError("config.distill.guidance is of progressive distillation; consistency students are not guided.")
     return teacher
 
 

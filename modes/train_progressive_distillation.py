@@ -33,11 +33,11 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
         return pd.loss(dataclasses.replace(template, params=params), batch)
 
-    current = teacher
+    current = dataclasses.replace(teacher, denoiser=template)
     for number, stage in enumerate(stages):
         of_stage = copy.deepcopy(config)
         of_stage.training.num_steps = updates[number]
-        source = distillation.create_targets(config, stage, current, number == 0, images)
+        source = distillation.create_targets(config, stage, current if number else teacher, number == 0, images)
         timed = distillation.Timed(source, updates[number], sum(updates[number + 1 :]))
         folder = workdir / "stages" / f"{number}_steps_{stage.num_steps}"
         own = distillation.student_config(config, "distilled", stage.student_grid, 0.0)
@@ -79,7 +79,8 @@ def _open(config: ConfigDict, checkpoint: str, workdir: Path) -> _Run:
 
 def _calls(config: ConfigDict) -> int:
     """Teacher calls an image, at most."""
-    return config.distill.factor * (2 if config.distill.solver == "heun" else 1)
+    guided = 2 if config.distill.guidance else 1
+    return config.distill.factor * guided * (2 if config.distill.solver == "heun" else 1)
 
 
 def _nothing(state: TrainState) -> None:
