@@ -44,6 +44,8 @@ _SHORT = [
     flags.DEFINE_string("space_mask_path", None, "Pixel mask: .npy."),
     flags.DEFINE_string("labels", None, "Classes of the images, in turn, such as 3,7; uniform: all; random."),
     flags.DEFINE_string("prompts", None, "File of prompts, one a line, or captions.json; images take them in turn."),
+    flags.DEFINE_string("negative_prompt", None, "What classifier-free guidance leads away from."),
+    flags.DEFINE_float("cfg_scale", None, "Of classifier-free guidance by the network's own null; 1 is none."),
     flags.DEFINE_string("data", None, "Images: a folder, zip, npz, TFRecords, LMDB or tfds:name."),
     flags.DEFINE_string("start_image", None, "Image or folder of images to begin from, noised."),
     flags.DEFINE_float("start_sigma", None, "Noise scale that --start_image is noised to."),

@@ -30,14 +30,21 @@ def resolve_config(
             return pd_unofficial.translate(shapes, checkpoint.config, str(checkpoint.path))
         if checkpoint.format == "diffusers":
             parts = {name: part.config for name, part in checkpoint.extra.get("parts", {}).items()}
-            return diffusers.translate(
-                checkpoint.config, checkpoint.extra.get("scheduler"), str(checkpoint.path), parts
+            return _with_guidance(
+                diffusers.translate(checkpoint.config, checkpoint.extra.get("scheduler"), str(checkpoint.path), parts)
             )
         if checkpoint.format == "compvis":
-            return latent_parts.infer_config(checkpoint)
+            return _with_guidance(latent_parts.infer_config(checkpoint))
         config = ConfigDict(checkpoint.config)
     found = load_config_file(config) if isinstance(config, str | Path) else config
     return _with_defaults(score_sde.translate(found) if score_sde.is_score_sde_layout(found) else found)
+
+
+def _with_guidance(config: ConfigDict) -> ConfigDict:
+    """The usual scale for a network that reads prompts, or classes as context: it is published to be guided."""
+    usual = {"clip": 7.5, "class": 2.0}
+    config.guidance.cfg_scale = usual.get(config.latent.text.kind, config.guidance.cfg_scale)
+    return config
 
 
 def _with_defaults(config: ConfigDict) -> ConfigDict:

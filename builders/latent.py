@@ -1,4 +1,4 @@
-"""config.latent -> the codec of a latent model; what is of pixels alone is refused here."""
+"""config.latent -> the codec and the text network of a latent model; what is of pixels alone is refused here."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+import checkpoints
 from array_types import Image
+from builders import latent_parts
+from builders.config import shipped
+from builders.prompts import TextNetwork
+from checkpoints import Checkpoint
 from models.latent import Codec
 
 
@@ -31,6 +36,44 @@ def refuse(config: ConfigDict, what: str, remedy: str) -> None:
             f"{what}: this model draws latents of {config.data.image_size} x {config.data.image_size} x "
             f"{config.data.num_channels} (config.latent.kind={config.latent.kind!r}), not pixels. {remedy}"
         )
+
+
+def load_parts(stored: Checkpoint, config: ConfigDict) -> tuple[Codec | None, TextNetwork | None]:
+    """What a latent model has beside its network, from its own file or from config.latent.checkpoint.
+
+    Raises ValueError that names the file where it lacks one or holds another.
+    """
+    latent, text = config.latent, config.latent.text
+    if not is_latent(config):
+        return None, None
+    source = checkpoints.read(shipped(latent.checkpoint)) if latent.checkpoint else stored
+    codec = create_codec(config, *latent_parts.load_codec(source, config))
+    if text.kind == "none":
+        return codec, None
+    module, params = latent_parts.load_text_encoder(source, config)
+    read = _ReadClasses(module) if text.kind == "class" else _ReadText(module)
+    tokenizer = latent.tokenizer or str(source.extra.get("tokenizer", ""))
+    return codec, TextNetwork(text.kind, read, params, tokenizer, text.max_tokens, text.vocab_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadText:
+    """`(params, ids [b, n]) -> context [b, n, d]`: CLIP's last hidden states."""
+
+    module: Any
+
+    def __call__(self, params: Any, ids: jax.Array) -> jax.Array:
+        return self.module.apply({"params": params}, ids).hidden
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadClasses:
+    """`(params, classes [b]) -> context [b, 1, d]`."""
+
+    module: Any
+
+    def __call__(self, params: Any, classes: jax.Array) -> jax.Array:
+        return self.module.apply({"params": params}, classes)
 
 
 @dataclasses.dataclass(frozen=True)

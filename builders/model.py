@@ -18,7 +18,7 @@ from array_types import Image
 from builders import own_model, students
 from builders.analytic import create_analytic
 from builders.config import data_range, resolve_config, shipped
-from builders.latent import image_shape
+from builders.latent import image_shape, load_parts
 from builders.prompts import TextNetwork
 from builders.suggest import question
 from checkpoints import fitting, names, operator_names
@@ -267,7 +267,8 @@ def load(
     students.follow(full, stored)
     if ema is not None:
         full.model.ema = ema
-    return Model(create_denoiser(full, read_params(stored, full)), full, stored.sha256())
+    denoiser = create_denoiser(full, read_params(stored, full))
+    return Model(denoiser, full, stored.sha256(), *load_parts(stored, full))
 
 
 def _load_own(config: ConfigDict, workdir: str | Path | None, flag: str) -> Model:

@@ -25,6 +25,7 @@ class TextNetwork(NamedTuple):
     params: Any
     tokenizer: str = ""  # folder of its files
     max_tokens: int = 77
+    vocab_size: int = 49408
 
     def contexts(self, given: Sequence[Any]) -> np.ndarray:
         """Context [n, tokens, d] of prompts, or of classes; one network call of one text each."""
@@ -35,6 +36,11 @@ class TextNetwork(NamedTuple):
 
     def _ids(self, texts: Sequence[str]) -> np.ndarray:
         tokenizer = _tokenizer(self.tokenizer)
+        if len(tokenizer.vocab) > self.vocab_size:
+            raise ValueError(
+                f"The tokenizer in {self.tokenizer} has {len(tokenizer.vocab)} tokens and the text network knows "
+                f"{self.vocab_size}: it belongs to another one. Name the right folder by --config.latent.tokenizer."
+            )
         found = [tokenizer(text, self.max_tokens) for text in texts]
         for text, tokens in zip(texts, found, strict=True):
             if tokens.cut:

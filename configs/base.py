@@ -100,7 +100,6 @@ def _model() -> dict:
         "channel_mult_emb": 4,  # EDM's networks: width of the embedding in units of nf
         "channel_mult_noise": 1,  # EDM's SongUNet: width of the noise embedding in units of nf
         "augment_dim": 0,  # EDM's networks: augmentation labels they were trained with
-        "guidance_embedding": False,  # "v_diffusion": a student that is told a guidance scale
         "mixing": "none",  # a student of DSNO: between the points of its trajectory (config.dsno.mixing)
         "num_times": 1,  # a student of DSNO: points of its trajectory
         "modes": 2,  # a student of DSNO: frequencies of "fourier"
@@ -313,7 +312,6 @@ def _distill() -> dict:
         "target": "two_step",  # "x2": the teacher's last estimate, as the unofficial program has it
         "clip": False,  # the teacher's estimates to the data range
         "predicts": "",  # of the student, where not as its teacher: "x0", "eps", "v", or "edm", under EDM's scaling
-        "guidance": (),  # range of guidance.cfg_scale that the student is told and its teacher follows, such as (0, 4)
     }
 
 
@@ -390,7 +388,6 @@ def _student() -> dict:
         "num_steps": 0,  # network calls it is made for; the most, for "consistency"
         "grid": "",  # noise scales of its calls and the end, 0
         "s_min": 0.0,  # "consistency": noise scale at which it returns what it is given
-        "guidance": "",  # "distilled": least and largest guidance scale that it may be told
         "times": "",  # "dsno": SDE times of the points of its trajectory, the last 0
     }
 
@@ -403,6 +400,7 @@ def _latent() -> dict:
         "shift_factor": 0.0,  # of the latents
         "tile": 128,  # latents with a side above this are decoded in tiles of it; 0: never
         "overlap": 32,  # of neighbouring tiles, in places of the latent
+        "checkpoint": "",  # file or folder of the codec and what reads text; "" is where the network's weights are
         "tokenizer": "",  # folder of vocab.json and merges.txt; "" is the one that the checkpoint brings
         "image_channels": 3,  # of the images
         "channels": 4,  # of a latent

@@ -34,6 +34,7 @@ def stable_diffusion(image_size: int, context: int, heads: int | tuple[int, ...]
         )
     config.latent.update(kind="kl", scale_factor=0.18215, channels=4, block_out_channels=(128, 256, 512, 512))
     config.latent.text.update(kind="clip", width=context)
+    config.guidance.cfg_scale = 7.5
     return config
 
 

@@ -20,6 +20,8 @@ SHORT_FLAGS = {
     "space_mask_path": "sampling.space_mask_path",
     "labels": "sampling.labels",
     "prompts": "sampling.prompts",
+    "negative_prompt": "sampling.negative_prompt",
+    "cfg_scale": "guidance.cfg_scale",
     "data": "data.source",
     "start_image": "sampling.start_image",
     "start_sigma": "sampling.start_sigma",

@@ -24,4 +24,5 @@ def get_config(method: str = "") -> ConfigDict:
             attention_head_dim=1,
         )
     config.latent.text.update(kind="class", width=512, num_classes=1001)
+    config.guidance.cfg_scale = 2.0
     return methods.apply(config, method)
