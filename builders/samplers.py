@@ -33,7 +33,7 @@ from builders.guidance import create_guided_sampler, create_observation
 from builders.model import Model
 from builders.prompts import Contexts, read_prompts
 from builders.student_samplers import create_grid as create_student_grid
-from builders.student_samplers import create_student_sampler
+from builders.student_samplers import create_student_sampler, every_kth
 from configs import check
 from data import conditions
 from masks.files import Kind, read_mask
@@ -86,6 +86,7 @@ def create_levels(config: ConfigDict, sde: sde_lib.GaussianSDE) -> sde_lib.Level
 
 def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sampler:
     """The sampler of config.sampling on this model, checked as a whole; nothing of the run is compiled."""
+    model, config = every_kth(model, config)
     sampling, guided = config.sampling, config.guidance.kind != "none"
     _check_method(sampling.method)
     check.validate_sampling(config)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from builders import published_samplers
 from builders.grids import prior_scale
 from builders.latent import refuse
 from builders.model import Model
@@ -56,6 +57,8 @@ def create_ode_sampler(model: Model, config: ConfigDict, grid: TimeGrid, record:
     """The sampler of one of `METHODS` along a grid (`builders.grids.create_grid`)."""
     method, denoiser = config.sampling.method, create_thresholded(model, config)
     prior = prior_scale(model.sde, grid)
+    if compatible := published_samplers.create(model, config, denoiser, grid, record):
+        return compatible
     if method in STOCHASTIC:
         return _create_stochastic(method, config, denoiser, grid, model.shape, prior, record)
     if method in single_step.STEPS:

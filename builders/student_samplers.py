@@ -1,12 +1,14 @@
 """config.student -> the sampler of a student, and the grid it is called on."""
 
+import copy
 import dataclasses
 
 from absl import logging
 from ml_collections import ConfigDict
 
+from builders import published_samplers
 from builders.grids import prior_scale
-from builders.model import Model
+from builders.model import Model, create_denoiser
 from builders.solvers import create_thresholded
 from models.denoiser import Denoiser
 from models.operator import Operator
@@ -31,9 +33,30 @@ def create_student_sampler(model: Model, config: ConfigDict, grid: TimeGrid, rec
         logging.info("One network call an image, which is the work of %d.", len(operator.times))
         return one_pass.create_operator(operator, grid.s[0], model.shape, prior_scale(model.sde, grid), record)
     denoiser, prior = create_thresholded(model, config), prior_scale(model.sde, grid)
+    if compatible := published_samplers.create(model, config, denoiser, grid, record):
+        return compatible
     if config.student.method == "distilled":
         return one_pass.create_distilled(grid.s, denoiser, model.shape, prior, record)
     return one_pass.create_consistency(grid.s[:-1], config.student.s_min, denoiser, model.shape, prior, record)
+
+
+def every_kth(model: Model, config: ConfigDict) -> tuple[Model, ConfigDict]:
+    """A student of the unofficial program for n steps that --steps asks for n/k, as that program's `time_scale` does.
+
+    It has a chain of n/k levels of its own, and its network is told k times as large steps. Any other model and config
+    come back as they are. Raises ValueError where the steps do not divide.
+    """
+    asked, made_for = config.sampling.num_steps, config.sde.num_scales
+    if config.model.name != "pd_unet" or asked in (0, made_for) or config.sampling.grid != str(made_for):
+        return model, config
+    if made_for % asked:
+        divisors = ", ".join(str(n) for n in range(1, made_for + 1) if made_for % n == 0)
+        raise ValueError(f"--steps={asked}: this student was made for {made_for} steps; it can take {divisors}.")
+    own = copy.deepcopy(config)
+    own.sde.update(num_scales=asked, beta_max=float(min(20, asked)))
+    own.model.time_scale = config.model.time_scale * made_for / asked
+    own.sampling.grid = str(asked)
+    return dataclasses.replace(model, denoiser=create_denoiser(own, model.denoiser.params), config=own), own
 
 
 def create_operator(denoiser: Denoiser, config: ConfigDict) -> Operator:

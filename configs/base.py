@@ -101,6 +101,7 @@ def _model() -> dict:
         "channel_mult_noise": 1,  # EDM's SongUNet: width of the noise embedding in units of nf
         "augment_dim": 0,  # EDM's networks: augmentation labels they were trained with
         "mixing": "none",  # a student of DSNO: between the points of its trajectory (config.dsno.mixing)
+        "guidance_embedding": False,  # "v_diffusion": a student that is told a guidance scale
         "num_times": 1,  # a student of DSNO: points of its trajectory
         "modes": 2,  # a student of DSNO: frequencies of "fourier"
     }
@@ -153,6 +154,7 @@ def _sampling() -> dict:
         "ode": _ode(),  # of "ode"
         "latents": "",  # .npz of --mode=encode to begin from instead of noise; image i takes the i-th, in turn
         "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
+        "compat": _compat(),  # of "ddim" and "distilled"
         "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
         "labels": "",  # classes of the images, in turn, such as "3,7"; "" or "uniform" is all of them; "random"
         "prompts": "",  # text file of prompts, one a line, or .json of captions; image i takes the i-th, in turn
@@ -192,6 +194,16 @@ def _churn() -> dict:
 
 
 def _guidance() -> dict:
+def _compat() -> dict:
+    """Samplers of published distillation programs in the place of DDIM, to compare with them; no student wants them."""
+    return {
+        "sampler": "",  # "posterior", DDPM's, or "clipped", image and noise to [-limit, limit]; "" for DDIM
+        "variance": "small",  # of "posterior": "small", "large" or such as "medium:0.3"
+        "limit": 1.2,  # of "clipped"
+        "eta": 0.0,  # of "clipped": 1 has the posterior's variance
+    }
+
+
     """What images are guided by, and how (docs/methods/guided_results.md); the tasks of configs/methods.py set it."""
     return {
         # "classifier", "inpainting", "colorization", "super_resolution", "classifier_free", "autoguidance" or "text"
@@ -314,6 +326,7 @@ def _distill() -> dict:
         "predicts": "",  # of the student, where not as its teacher: "x0", "eps", "v", or "edm", under EDM's scaling
     }
 
+        "guidance": (),  # range of guidance.cfg_scale that the student is told and its teacher follows, such as (0, 4)
 
 def _consistency() -> dict:
     """Consistency training (`training.consistency.ConsistencyLoss`); noise scales in units of [-1, 1] data."""
@@ -391,6 +404,7 @@ def _student() -> dict:
         "times": "",  # "dsno": SDE times of the points of its trajectory, the last 0
     }
 
+        "guidance": "",  # "distilled": least and largest guidance scale that it may be told
 
 def _latent() -> dict:
     """The codec between images and latents. config.data describes what diffusion sees: the latents."""

@@ -14,8 +14,10 @@ import checkpoints
 import models
 import run_lib
 import sde_lib
+from builders import student_samplers
 from builders.grids import create_grid
 from configs import pd_unofficial
+from sampling import base
 
 # The unofficial program's own table for 8 steps (diffusion_distiller, commit 666b26b).
 ALPHA_BARS_OF_8 = [
@@ -92,6 +94,59 @@ def test_a_student_carries_its_steps_its_schedule_and_what_it_predicts(tmp_path)
     config.sampling.num_steps = 5
     with pytest.raises(ValueError, match="has 8 steps, --steps asks for 5"):
         create_grid(model, config, None)
+
+
+def test_a_student_takes_every_kth_step_on_a_chain_of_its_own(tmp_path):
+    path = write_student(tmp_path / "student.pt", weights("affine")[0], 8, 128)
+    model = run_lib.load(checkpoint=path)
+    assert student_samplers.every_kth(model, model.config)[0] is model
+    model.config.sampling.num_steps = 4
+    coarse, config = student_samplers.every_kth(model, model.config)
+    assert coarse.denoiser.network.module.time_scale == 256 and coarse.sde.num_scales == 4
+    # Its levels are those of 4 steps, which the last one shows: the largest beta is held at 0.999.
+    abar = np.cos((np.arange(5) / 4 + 0.008) / 1.008 * np.pi / 2) ** 2
+    expected = np.cumprod(1 - np.minimum(1 - abar[1:] / abar[:-1], 0.999))
+    np.testing.assert_allclose(np.cumprod(1 - coarse.sde.discrete_betas()), expected, rtol=1e-12)
+    assert create_grid(coarse, config, None).num_steps == 4 and model.config.sde.num_scales == 8
+    model.config.sampling.num_steps = 3
+    with pytest.raises(ValueError, match="--steps=3: this student was made for 8 steps; it can take 1, 2, 4, 8"):
+        run_lib.create_sampler(model, model.config)
+
+
+@pytest.mark.parametrize("sampler", ["posterior", "clipped"])
+def test_the_samplers_of_its_program_stand_in_the_place_of_ddim(sampler):
+    config = run_lib.resolve_config("configs/vp/v_diffusion/cifar10.py:ddim")
+    model = run_lib.Model.from_function(lambda params, x, s: 0.5 * x, {}, sde_lib.CosineVPSDE(), "x0", "sigma")
+    config.sampling.num_steps = 4
+    config.sampling.compat.sampler = sampler
+    made = run_lib.create_sampler(model, config)
+    assert made.nfe == 4
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = made.image(base.integrate(made.step, *made.begin(keys), made.rows)[0])
+    config.sampling.compat.sampler = ""
+    plain = run_lib.create_sampler(model, config)
+    assert not np.allclose(images, plain.image(base.integrate(plain.step, *plain.begin(keys), plain.rows)[0]))
+
+
+def test_what_the_published_samplers_cannot_draw_is_refused():
+    config = run_lib.resolve_config("configs/ve/demo.py:ddim")
+    model = run_lib.Model.from_function(lambda params, x, s: x, {}, sde_lib.VESDE(), "x0", "sigma", (0.0, 1.0))
+
+    def create(**changes):
+        config.sampling.compat.update(changes)
+        return run_lib.create_sampler(model, config)
+
+    with pytest.raises(ValueError, match="config.sampling.compat.sampler='clip' is unknown"):
+        create(sampler="clip")
+    with pytest.raises(
+        ValueError, match=r"'clipped' is for images in \[-1, 1\], and those of this model are in \(0.0, 1"
+    ):
+        create(sampler="clipped")
+    with pytest.raises(ValueError, match="config.sampling.compat.variance='huge' is unknown"):
+        create(sampler="posterior", variance="huge")
+    config.sampling.method = "heun"
+    with pytest.raises(ValueError, match="stands in the place of DDIM, and --method=heun is none of"):
+        create(variance="small")
 
 
 def test_the_published_network_has_its_published_shape():

@@ -131,7 +131,7 @@ def test_posterior_sampling_is_the_published_one(variance):
 
 
 def test_unknown_variances_are_refused():
-    with pytest.raises(ValueError, match="config.sampling.posterior_variance='huge' is unknown"):
+    with pytest.raises(ValueError, match="config.sampling.compat.variance='huge' is unknown"):
         published.posterior_std(np.array([1.0, 0.0]), np.ones(2), "huge")
 
 
