@@ -1,14 +1,17 @@
 """Records what diffusers and transformers put out for tiny latent-diffusion networks with weights drawn by name.
 
     python -m benchmarks.peers.latent_goldens tests/goldens/latent/networks.json.gz
+    python -m benchmarks.peers.latent_goldens --published
 
-Needs torch, diffusers and transformers; tests need only the file it writes. A case holds the class, its configuration,
-the shapes of its state dict under the library's own names, and outputs; weights and inputs are drawn anew from their
-names by `drawn`. Everything runs in float64 but for the libraries' sinusoids.
+The second prints a digest of the names and shapes of each published network (no weights are drawn). Needs torch,
+diffusers and transformers; tests need only the file it writes. A case holds the class, its configuration, the shapes of
+its state dict under the library's own names, and outputs; weights and inputs are drawn anew from their names by
+`drawn`. Everything runs in float64 but for the libraries' sinusoids.
 """
 
 import base64
 import gzip
+import hashlib
 import json
 import sys
 import zlib
@@ -135,10 +138,97 @@ def pack(value: np.ndarray) -> str:
     return base64.b64encode(value.ravel()[::2].astype("<f4").tobytes()).decode()
 
 
-def main(target: str) -> None:
+# Networks of the published models, by what tests call them.
+_SD = dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+_DOWN, _UP = ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3, ["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"]
+_CODEC = dict(layers_per_block=2, norm_num_groups=32)
+_VIT_L = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+_VIT_H = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16)
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "sd15": ("UNet2DConditionModel", _SD),
+    "sd2": (
+        "UNet2DConditionModel",
+        dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True),
+    ),
+    "ldm_imagenet": (
+        "UNet2DConditionModel",
+        dict(
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=[192, 384, 576, 960],
+            down_block_types=_DOWN,
+            up_block_types=_UP,
+            cross_attention_dim=512,
+            attention_head_dim=1,
+        ),
+    ),
+    "sd_codec": (
+        "AutoencoderKL",
+        _CODEC
+        | dict(
+            block_out_channels=[128, 256, 512, 512],
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+        ),
+    ),
+    "ldm_codec": (
+        "VQModel",
+        _CODEC
+        | dict(
+            block_out_channels=[128, 256, 512],
+            down_block_types=["DownEncoderBlock2D"] * 3,
+            up_block_types=["UpDecoderBlock2D"] * 3,
+            num_vq_embeddings=8192,
+        ),
+    ),
+    "sd15_text": ("CLIPTextModel", _VIT_L),
+    "sd2_text": ("CLIPTextModel", _VIT_H | dict(hidden_act="gelu")),
+    "clip_image": (
+        "CLIPVisionModelWithProjection",
+        dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14)
+        | dict(projection_dim=768),
+    ),
+}
+
+
+def digest(shapes: Mapping[str, Sequence[int]]) -> tuple[int, int, str]:
+    """(tensors, numbers, hash of all names and shapes) of a state dict, spelt so that separators and trailing axes of
+    length 1, which files of one network differ in, make no difference."""
+    lines = []
+    for name, shape in shapes.items():
+        kept = list(shape)
+        while kept and kept[-1] == 1:
+            kept.pop()
+        lines.append(f"{name.replace('.', '_')} {kept}")
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    return len(lines), count, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def create(kind: str, config: Mapping[str, Any]) -> Any:
+    """The network of this class."""
     import diffusers
-    import torch
     import transformers
+
+    if not kind.startswith("CLIP"):
+        return getattr(diffusers, kind)(**config)
+    settings = transformers.CLIPTextConfig if "Text" in kind else transformers.CLIPVisionConfig
+    return getattr(transformers, kind)(settings(**config))
+
+
+def print_published() -> None:
+    import torch
+
+    for name, (kind, config) in PUBLISHED.items():
+        with torch.device("meta"):
+            state = create(kind, config).state_dict()
+        shapes = {
+            key.removeprefix("text_model.").removeprefix("vision_model."): value.shape for key, value in state.items()
+        }
+        print(f'    "{name}": {digest(shapes)},')
+
+
+def main(target: str) -> None:
+    import torch
 
     torch.set_grad_enabled(False)
     found: dict[str, dict[str, Any]] = {}
@@ -147,11 +237,7 @@ def main(target: str) -> None:
         return torch.from_numpy(drawn(name, shape)).double()
 
     for case, (kind, config) in CASES.items():
-        if kind.startswith("CLIP"):
-            settings = transformers.CLIPTextConfig if "Text" in kind else transformers.CLIPVisionConfig
-            network = getattr(transformers, kind)(settings(**config))
-        else:
-            network = getattr(diffusers, kind)(**config)
+        network = create(kind, config)
         shapes = {name: list(value.shape) for name, value in sorted(network.state_dict().items())}
         network.load_state_dict({name: torch.from_numpy(drawn(name, shape)) for name, shape in shapes.items()})
         network = network.double().eval()
@@ -185,4 +271,7 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1] == "--published":
+        print_published()
+    else:
+        main(sys.argv[1])

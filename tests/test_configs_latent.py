@@ -1,0 +1,92 @@
+"""The shipped latent models have the names and shapes of the published ones at full width; no weight is drawn."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+import models
+import sde_lib
+from benchmarks.peers.latent_goldens import digest
+from builders.latent import image_shape
+from builders.model import create_network
+from checkpoints import fitting
+from models.clip import CLIPImage
+
+# Written by `python -m benchmarks.peers.latent_goldens --published`: tensors, numbers, hash of names and shapes.
+PUBLISHED = {
+    "sd15": (686, 859520964, "c65917940501ed16"),
+    "sd2": (686, 865910724, "1a82f89782acc822"),
+    "ldm_imagenet": (688, 400920579, "a88224d3c1ebb277"),
+    "sd_codec": (248, 83653863, "024e95e442c7c7c3"),
+    "ldm_codec": (205, 55322782, "d8a6c45bd347ee02"),
+    "sd15_text": (196, 123060480, "e7888d72df30527e"),
+    "sd2_text": (372, 340387840, "0b725790beea3cc8"),
+    "clip_image": (392, 303966208, "911fa8f57529e678"),
+}
+
+
+def config_of(name, method=""):
+    return importlib.import_module(f"configs.latent.{name}").get_config(method)
+
+
+def torch_digest(expected):
+    """Of our parameters, as torch would name them and lay them out."""
+    found = {}
+    for path, shape in fitting.shapes(expected).items():
+        *parents, leaf = path.split("/")
+        if leaf == "kernel":
+            shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+        leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
+        found[".".join([*parents, leaf])] = shape
+    return digest(found)
+
+
+@pytest.mark.parametrize("name", ["sd15", pytest.param("sd2", marks=pytest.mark.slow), "ldm_imagenet"])
+def test_a_denoising_network_has_the_published_names_and_shapes(name):
+    config = config_of(name)
+    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    assert torch_digest(models.param_shapes(create_network(config), shape)) == PUBLISHED[name]
+
+
+def test_the_unconditional_one_has_the_published_number_of_parameters():
+    config = config_of("ldm_lsun_bedroom")
+    shapes = fitting.shapes(models.param_shapes(create_network(config), (64, 64, 3)))
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 274_056_163  # diffusers' UNet2DModel counts them
+
+
+@pytest.mark.parametrize(("name", "codec"), [("sd15", "sd_codec"), ("ldm_imagenet", "ldm_codec")])
+def test_a_codec_has_the_published_names_and_shapes(name, codec):
+    latent = config_of(name).latent
+    assert torch_digest(models.codec_shapes(models.create_codec(latent.to_dict()))) == PUBLISHED[codec]
+
+
+def test_encoders_of_texts_images_and_classes_have_the_published_names_and_shapes():
+    for name in ("sd15", "sd2"):
+        encoder = models.create_text_encoder(config_of(name).latent.text.to_dict())
+        assert torch_digest(models.text_shapes(encoder)) == PUBLISHED[f"{name}_text"]
+    image = CLIPImage(width=1024, mlp_width=4096, num_layers=24, num_heads=16, patch_size=14, projection_dim=768)
+    assert torch_digest(models.image_shapes(image)) == PUBLISHED["clip_image"]
+    table = models.create_text_encoder(config_of("ldm_imagenet").latent.text.to_dict())
+    assert fitting.shapes(models.text_shapes(table)) == {"embedding/embedding": (1001, 512)}
+
+
+def test_the_chains_are_the_published_ones_and_level_i_is_label_i():
+    for name, first, last in (("sd15", 0.00085, 0.012), ("ldm_imagenet", 0.0015, 0.0195)):
+        sde = sde_lib.create_sde(**config_of(name).sde.to_dict())
+        betas = np.linspace(first**0.5, last**0.5, 1000) ** 2
+        alphas = np.sqrt(np.cumprod(1 - betas))
+        # LD3 tells its networks 1000 (t' - 1/1000), where level k, from 1, is t' = k/1000.
+        level = np.array([0, 17, 500, 999])
+        t = level / 999
+        np.testing.assert_allclose(sde.alpha(t), alphas[level], rtol=1e-10)
+        np.testing.assert_allclose(sde.index(t), 1000 * ((level + 1) / 1000 - 1 / 1000), atol=1e-9)
+
+
+def test_sizes_and_predictions_of_the_second_stable_diffusion_differ_by_version():
+    v, base = config_of("sd2"), config_of("sd2", "base")
+    assert (v.data.image_size, v.model.predicts) == (96, "v") and (base.data.image_size, base.model.predicts) == (
+        64,
+        "eps",
+    )
+    assert image_shape(v) == (768, 768, 3) and image_shape(config_of("ldm_imagenet")) == (256, 256, 3)
