@@ -31,7 +31,9 @@ class Group(NamedTuple):
 def _microbatch(config: ConfigDict) -> int:
     microbatch = config.sampling.microbatch
     if microbatch < 1:
-        raise ValueError(f"config.sampling.microbatch={microbatch} must be at least 1.")
+        raise ValueError(
+            f"config.sampling.microbatch={microbatch} must be at least 1; only --mode=sample chooses one where it is 0."
+        )
     return microbatch
 
 

@@ -169,7 +169,7 @@ def _sampling() -> dict:
         "omega": 0.0,  # strength of that operator
         "step_norm": "sample",  # norms that set a Langevin step: each image's own, or "batch" (as published)
         "published_quirks": False,  # allow the combinations in which the published program ignores the masks
-        "microbatch": 8,  # images in one network call on one device; fixes the bits of every image
+        "microbatch": 8,  # images in one network call on one device; fixes the bits of every image; 0: what fits
         "chunk": 20,  # steps run on the device between two looks at the progress
     }
 

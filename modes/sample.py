@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
 from builders import processes, sanity
 from builders.conditions import condition_settings
 from builders.config import apply_overrides
 from builders.draw import blocks, group_size, sample, sample_groups, to_pixels
 from builders.latent import is_latent
+from builders.memory import automatic_microbatch, is_exhausted
 from builders.model import Model
 from builders.prompts import read_prompts
 from builders.samplers import create_sampler, num_updates, predictor_corrector_settings
@@ -27,7 +29,7 @@ from modes.request import Request, open_model, parse_seeds, workdir_of
 from reports.animation import write_animation
 from reports.grids import comparison_grid, image_grid
 from reports.images import read_png, write_png
-from reports.outputs import RunFolder
+from reports.outputs import RECORD, RunFolder, read_settings
 from reports.progress import Progress, format_seconds
 from sampling.base import Sampler
 
@@ -66,6 +68,48 @@ def run(request: Request) -> None:
     model = open_model(request)
     if request.from_image:
         repeat.check_weights(request.from_image, model)
+    config, attempts = model.config, [False]
+    if config.sampling.microbatch == 0:
+        attempts = [True, False]  # halved after the first, once
+        config.sampling.microbatch = _stored_microbatch(request, config) or automatic_microbatch(
+            model, config, len(parse_seeds(request.seeds, config.eval.num_samples))
+        )
+    for may_halve in attempts:
+        try:
+            return draw(model, request)
+        except jax.errors.JaxRuntimeError as error:
+            if not is_exhausted(error):
+                raise
+            halve(request, config, may_halve, error)
+
+
+def _stored_microbatch(request: Request, config: ConfigDict) -> int:
+    """What a run that is to be finished was begun with; 0 for a new one."""
+    folder = workdir_of(request) / config.eval.eval_folder
+    return read_settings(folder)["config"]["sampling"]["microbatch"] if (folder / RECORD).exists() else 0
+
+
+def halve(request: Request, config: ConfigDict, may_halve: bool, error: jax.errors.JaxRuntimeError) -> None:
+    """Half as many images a call, after a device ran out of memory.
+
+    Raises OSError where that is done already, where the number was asked for, and where images were drawn with it,
+    whose last bits it fixes.
+    """
+    folder, microbatch = workdir_of(request) / config.eval.eval_folder, config.sampling.microbatch
+    begun = any(folder.glob("image_*.png"))
+    if not may_halve or begun or microbatch == 1 or jax.process_count() > 1:
+        raise OSError(
+            f"{microbatch} images a network call (config.sampling.microbatch) do not fit into the memory of a device: "
+            f"{str(error).splitlines()[0]} Set --config.sampling.microbatch={max(1, microbatch // 2)}"
+            + (f" and another --eval_folder: {folder} has images drawn {microbatch} at a time." if begun else ".")
+        ) from error
+    logging.warning("%d images a network call do not fit into the memory of a device; halved.", microbatch)
+    (folder / RECORD).unlink(missing_ok=True)
+    config.sampling.microbatch = microbatch // 2
+
+
+def draw(model: Model, request: Request) -> None:
+    """The images of a request into its folder, once it is settled how many go into a call."""
     config = model.config
     sampler = create_sampler(model, config, record=config.eval.animation)
     seeds = parse_seeds(request.seeds, config.eval.num_samples)

@@ -167,6 +167,15 @@ class RunFolder:
         return record
 
 
+def read_settings(folder: str | Path) -> dict[str, Any]:
+    """What fixes the pixels of the run in `folder`, finished or not. Raises ValueError for a file that says nothing."""
+    path = Path(folder) / RECORD
+    try:
+        return json.loads(path.read_text())["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a run ({error}).") from error
+
+
 def read_run(folder: str | Path) -> tuple[ByteImages, dict[str, Any]]:
     """The images of a finished run, uint8 [n, h, w, c] in the order of their indices, and its record.
 
