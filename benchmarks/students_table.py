@@ -25,7 +25,9 @@ from reports.images import write_png
 _WORKDIR = flags.DEFINE_string("workdir", "out/students", "Rows and pictures go here.")
 _CONFIG = flags.DEFINE_string("model_config", "configs/ve/demo.py", "The teacher.")
 _STUDENTS = flags.DEFINE_list(
-    "students", ["demo/student_4.safetensors", "demo/consistency.safetensors"], "Files of students."
+    "students",
+    ["demo/student_4.safetensors", "demo/consistency.safetensors", "demo/dsno.safetensors"],
+    "Files of students.",
 )
 _REFERENCE = flags.DEFINE_string("reference", "demo/flowers32_reference.npz", "Statistics of the photographs.")
 _N = flags.DEFINE_integer("n", 256, "Images a row; at least 193 for the covariance of 192 features.")
@@ -98,7 +100,9 @@ def _samplers(teacher: run_lib.Model) -> list[tuple[str, run_lib.Model, dict]]:
         student = run_lib.load(checkpoint=str(file))
         most = student.config.student.num_steps
         calls = [most] if student.config.student.method == "distilled" else range(1, most + 1)
-        found += [(f"{student.config.student.method}, {k} steps", student, {"num_steps": k}) for k in calls]
+        work = f" (the work of {student.config.model.num_times})" if student.config.model.num_times > 1 else ""
+        name = student.config.student.method
+        found += [(f"{name}, {k} steps{work}", student, {"num_steps": k}) for k in calls]
     return found
 
 

@@ -59,6 +59,8 @@ def _follow_ours(config: ConfigDict, stored: Checkpoint) -> None:
     said = stored.extra.get("student")
     if not said:
         return
+    if said["method"] == "dsno" and config.student.method != "dsno":  # the config is that of the teacher
+        become_operator(config, tuple(float(part) for part in said["times"].split(",")))
     config.student.update({key: said[key] for key in config.student if key in said})
     student, asked = config.student, config.sampling.num_steps
     if config.sampling.method != student.method:

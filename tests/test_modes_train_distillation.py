@@ -155,11 +155,13 @@ def test_what_cannot_be_distilled_is_refused(halved, teacher, tmp_path):
         run_lib.sample(model, {"method": "distilled"}, range(1))
 
 
-@pytest.mark.parametrize(("method", "calls"), [("distilled", 4), ("consistency", 2)])
-def test_the_shipped_students_say_how_they_are_sampled(method, calls):
+@pytest.mark.parametrize(
+    ("method", "calls", "params"), [("distilled", 4, 2_535_235), ("consistency", 2, 2_535_235), ("dsno", 1, 2_817_859)]
+)
+def test_the_shipped_students_say_how_they_are_sampled(method, calls, params):
     student = run_lib.load(demo.get_config(method))
     assert run_lib.create_sampler(student, student.config).nfe == calls
-    assert student.num_params == 2_535_235
+    assert student.num_params == params
 
 
 def test_the_plan_is_shown_before_anything_is_made(teacher, tmp_path, caplog):

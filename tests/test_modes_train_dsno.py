@@ -10,6 +10,7 @@ from test_modes_train_distillation import rows_of, run, teacher  # noqa: F401  t
 import run_lib
 from builders import distillation
 from builders import dsno as builder
+from configs.ve import demo
 from data import store
 from modes import train
 from modes.request import Request
@@ -111,3 +112,12 @@ def test_trajectories_that_are_there_are_learned_from_and_not_drawn(trained, tea
     with pytest.raises(ValueError, match="config.model.modes=3 is more than 3 time points have"):
         run(config_of(teacher, trajectories=folder, modes=3), tmp_path)
     assert not (tmp_path / "trajectories").exists()
+
+
+def test_the_shipped_student_is_the_same_by_its_file_and_by_the_demos_config():
+    own = run_lib.load(checkpoint="demo/dsno.safetensors")
+    named = run_lib.load(demo.get_config("dsno"))
+    for section in ("model", "student", "sde"):
+        ours, theirs = (model.config[section].to_dict() for model in (own, named))
+        assert {key: value for key, value in ours.items() if theirs[key] != value} == {}
+    assert named.weights_hash == own.weights_hash and named.denoiser.told == own.denoiser.told == "sigma"

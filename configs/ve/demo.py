@@ -73,12 +73,22 @@ def _consistency(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def _dsno(config: ConfigDict) -> ConfigDict:
+    """The teacher's own paths, 16 steps of UniPC, in one pass: two points of each, one of them the image."""
+    # At the largest noise, where students begin, the head puts out the teacher's first estimate of the image.
+    config.dsno.update(teacher="unipc", teacher_steps=16, num_times=2, num_trajectories=1024, head="teacher")
+    config.training.update(batch_size=8, microbatch=8, num_steps=300, ema_rate=0.99, log_every=10, checkpoint_every=20)
+    config.optim.update(lr=1e-3, warmup=20, schedule="cosine")
+    return config
+
+
 def _learned(config: ConfigDict) -> ConfigDict:
     """A few updates of Gauss-Newton, each on fresh pairs."""
     config.training.num_steps = 8
     return config
 
 
-TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency}
+TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency, "dsno": _dsno}
 TRAINING |= dict.fromkeys(("ld3", "s4s", "gs"), _learned)
-STUDENTS = {"distilled": "demo/student_4.safetensors", "consistency": "demo/consistency.safetensors"}
+STUDENTS = {"distilled": "demo/student_4.safetensors"}
+STUDENTS |= {name: f"demo/{name}.safetensors" for name in ("consistency", "dsno")}
