@@ -160,6 +160,60 @@ def test_the_coefficient_is_that_of_the_cosine_schedule():
     assert found[-1] == 1.0 and abs(found[0] - 0.5) < 1e-3
 
 
+UNOFFICIAL = np.load(GOLDENS / "distill" / "pd_unofficial_compat.npz")
+
+
+def unofficial_network(which):
+    """Its recorded network: a mixture's v at the level of the 1024-step chain that a label rounds to."""
+    exact = Mixture.recorded(UNOFFICIAL, f"gmm_{which}_")
+    fine = sde_lib.DiscreteVPSDE(schedule="cosine", num_scales=1024)
+    table = jnp.asarray(fine.noise_scale(np.linspace(0, 1, 1024)))
+
+    def network(z, labels):
+        s = table[jnp.round(labels).astype(int)]
+        alpha = (1 / jnp.sqrt(1 + s**2))[:, None, None, None]
+        sigma = s[:, None, None, None] * alpha
+        x0 = exact(z / alpha, s)
+        return alpha * (z - alpha * x0) / sigma - sigma * x0
+
+    return network
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3])
+def test_the_unofficial_loss_is_that_of_the_second_estimate_clipped(gamma):
+    def chain(n):
+        sde = sde_lib.DiscreteVPSDE(schedule="cosine", num_scales=n, beta_max=float(min(20, n)))
+        return jnp.asarray(sde.noise_scale(np.linspace(0, 1, n)))
+
+    def level(s):
+        alpha = (1 / jnp.sqrt(1 + s**2))[:, None, None, None]
+        return alpha, s[:, None, None, None] * alpha
+
+    recorded = {key: jnp.asarray(UNOFFICIAL[f"distill/{key}"]) for key in ("t", "x0", "eps")}
+    n, scale = int(UNOFFICIAL["distill/n_teacher"]), int(UNOFFICIAL["distill/time_scale_teacher"])
+    t, s_teacher, told = recorded["t"], chain(n), []
+
+    def teacher(y, s):
+        index = jnp.argmin(jnp.abs(s_teacher[None] - s[:, None]), axis=1)
+        told.append(np.asarray(index * scale))
+        alpha, sigma = level(s)
+        return alpha * (alpha * y) - sigma * unofficial_network("teacher")(alpha * y, index * scale)
+
+    s = jnp.stack([s_teacher[t + 1], s_teacher[t], jnp.zeros(len(t))], axis=1)
+    y = recorded["x0"] + s[:, :1, None, None] * recorded["eps"]
+    settings = Distillation(target="x2", clip=True)
+    x2, _ = pd.target(settings, teacher, y, s, jnp.asarray(pd.implied_weights(s)))
+    np.testing.assert_array_equal(told, UNOFFICIAL["distill/teacher_labels"])
+    z = level(s[:, 0])[0] * y
+    s_student = chain(n // 2)[t // 2]
+    alpha, sigma = level(s_student)  # of its own chain, which differs at the last level
+    found = unofficial_network("student")(z, UNOFFICIAL["distill/student_labels"][0])
+    weight = (1 + alpha / sigma) ** gamma
+    losses = jnp.mean((weight * (found - (alpha * z - x2) / sigma)) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(losses, UNOFFICIAL[f"distill/loss_per_t_gamma{gamma:g}"], rtol=1e-5)
+    np.testing.assert_allclose(losses.mean(), UNOFFICIAL[f"distill/loss_gamma{gamma:g}"], rtol=1e-5)
+
+
 def test_a_variance_exploding_teacher_has_the_published_targets():
     stage = Stage(VE["sigma_grid"], 2)
     np.testing.assert_allclose(stage.paths, np.stack([VE["sigma_t"], VE["sigma_mid"], VE["sigma_s"]], 1))
