@@ -23,7 +23,7 @@ from models.operator import Operator, from_teacher
 from sampling import learned
 from training import dsno
 
-NETWORKS = ("ncsnpp", "v_diffusion")  # that have temporal layers
+NETWORKS = ("ncsnpp", "v_diffusion", "adm")  # that have temporal layers
 HEADS = ("new", "teacher")
 _OTHER_NOISE = 104_729  # added to config.seed: students learn from other noise than that of the images one draws
 
@@ -38,6 +38,8 @@ def check(model: Model) -> None:
             f"config.model.name={config.model.name!r}: config.training.method='dsno' trains {', '.join(NETWORKS)}."
         )
     if config.dsno.head not in HEADS:
+    if config.model.super_resolution:
+        raise ValueError("config.model.super_resolution: a network that enlarges images is no teacher of DSNO.")
         raise ValueError(f"config.dsno.head={config.dsno.head!r} is unknown; choose one of {HEADS}.")
     if config.dsno.head == "teacher" and not _has_image_head(config):
         raise ValueError(
@@ -133,7 +135,9 @@ def create_student(model: Model, own: ConfigDict) -> tuple[Operator, list[str]]:
 def _head(params: Any) -> str:
     """Name of the last convolution."""
     numbered = [name for name in params if name.startswith("Conv_")]
-    return max(numbered, key=lambda name: int(name.split("_")[1])) if numbered else "conv_out"
+    if numbered:
+        return max(numbered, key=lambda name: int(name.split("_")[1]))
+    return "conv_out" if "conv_out" in params else "out_2"
 
 
 def loss_settings(config: ConfigDict) -> dsno.OperatorLoss:

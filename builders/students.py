@@ -45,7 +45,7 @@ def become_operator(config: ConfigDict, times: tuple[float, ...]) -> None:
         model.sigma_data = 1.0  # the convolution that is kept puts out the image as it is
     if "head" in model:
         model.head = "single"
-    model.update(scaling="none", scale_by_sigma=False, predicts="x0")
+    model.update(scaling="none", scale_by_sigma=False, learn_sigma=False, predicts="x0")
     model.update(mixing=own.mixing, modes=own.modes, num_times=len(times))
     largest = float(sde_lib.create_sde(**config.sde.to_dict()).noise_scale(np.float64(1)))
     grid = f"{largest!r},0.0"

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from array_types import Image, PerImage
 from models.layers import GroupNorm, attend_heads, timestep_embedding
 from models.resample import naive_downsample, naive_upsample
+from models.temporal import create_mixing
 
 
 def conv(features: int, size: int, name: str, dtype: Any = None, zero: bool = False, stride: int = 1) -> nn.Conv:
@@ -110,7 +111,8 @@ class Encoder(nn.Module):
 
     Attributes carry the names of this toolkit's configs, where `attn_resolutions` are image sizes in pixels and
     `num_head_channels`, if positive, wins over `num_heads`. `dtype` is the compute type of the convolutions between the
-    embedding and the head; normalisation, softmax, embeddings and the head stay in float32.
+    embedding and the head; normalisation, softmax, embeddings and the head stay in float32. With `mixing` (DSNO) the
+    batch holds `num_times` copies of each image in a row, which exchange information after each block.
     """
 
     nf: int = 128
@@ -124,6 +126,9 @@ class Encoder(nn.Module):
     resblock_updown: bool = True
     resamp_with_conv: bool = True
     dropout: float = 0.0
+    mixing: str = "none"  # between the time points of a trajectory (models/temporal.py)
+    num_times: int = 1
+    modes: int = 2
     dtype: Any = None
 
     def _widths(self) -> list[int]:
@@ -143,6 +148,10 @@ class Encoder(nn.Module):
             )
         return AttentionBlock(heads, self.use_new_attention_order, self.dtype, name=name)
 
+    def _mix_times(self, name: str, h: jax.Array) -> jax.Array:
+        layer = create_mixing(self.mixing, self.num_times, self.modes)
+        return h if layer is None else layer.copy(name=f"{name}_time")(h)
+
     def _embed(self, labels: PerImage, dtype: Any) -> jax.Array:
         """Noise levels [b] -> [b, 4 nf]."""
         features = timestep_embedding(labels, self.nf).astype(jnp.promote_types(dtype, jnp.float32))
@@ -160,6 +169,7 @@ class Encoder(nn.Module):
                 h = self._block(f"{name}_0", width)(h, embedding, train)
                 if h.shape[1] in self.attn_resolutions:
                     h = self._attention(f"{name}_1", width)(h)
+                h = self._mix_times(name, h)
                 skips.append(h)
             if level < len(widths) - 1:
                 name = f"input_blocks_{len(skips)}_0"
@@ -169,7 +179,7 @@ class Encoder(nn.Module):
                     h = Downsample(self.resamp_with_conv, self.dtype, name=name)(h)
                 skips.append(h)
         h = self._block("middle_block_0", widths[-1])(h, embedding, train)
-        h = self._attention("middle_block_1", widths[-1])(h)
+        h = self._mix_times("middle_block", self._attention("middle_block_1", widths[-1])(h))
         return self._block("middle_block_2", widths[-1])(h, embedding, train), skips
 
 
@@ -211,6 +221,7 @@ class ADM(Encoder):
                 attends = h.shape[1] in self.attn_resolutions
                 if attends:
                     h = self._attention(f"{name}_1", width, up_heads)(h)
+                h = self._mix_times(name, h)
                 if level and block == self.num_res_blocks:
                     name = f"{name}_{2 if attends else 1}"
                     if self.resblock_updown:

@@ -15,6 +15,7 @@ from builders.model import Model, create_denoiser, create_network
 from checkpoints import fitting, native
 from checkpoints.base import flatten, unflatten
 from configs import methods
+from configs.adm import c64
 from configs.vp.v_diffusion import cifar10_dsno_t4, imagenet64_dsno_t4
 from data import store
 from modes import train
@@ -58,6 +59,22 @@ def test_the_image_head_of_two_and_all_other_weights_are_kept(model):
     assert (operator.sigma_data, operator.told_times) == (1.0, (0.5, 0.0))
 
 
+def test_adms_network_becomes_an_operator_by_name():
+    config = methods.apply(c64.get_config(), "dsno")
+    config.model.update(nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), num_head_channels=16)
+    config.data.update(image_size=8, num_classes=3)
+    teacher = Model(create_denoiser(config, weights_of(config)), config, "aa")
+    builder.check(teacher)
+    operator, new = builder.create_student(teacher, builder.student_config(teacher, (0.5, 0.25, 0.0)))
+    assert {name.split("/")[0] for name in new if "time" not in name} == {"out_2"}
+    blocks = [f"input_blocks_{n}" for n in (1, 3)] + ["middle_block"] + [f"output_blocks_{n}" for n in range(4)]
+    assert {name for name in new if "time" in name} == {f"{block}_time/weights" for block in blocks}
+    kept = set(flatten(teacher.denoiser.params)) & set(flatten(operator.params)) - set(new)
+    assert len(kept) == len(flatten(teacher.denoiser.params)) - 2
+    told = operator.given(classes=jnp.array([1]))
+    assert jax.eval_shape(type(told).trajectory, told, jnp.zeros((1, 8, 8, 3))).shape == (1, 3, 8, 8, 3)
+
+
 def test_what_an_operator_cannot_keep_or_follow_is_refused(model):
     def checked(**changes):
         config = config_of()
@@ -72,7 +89,9 @@ def test_what_an_operator_cannot_keep_or_follow_is_refused(model):
     with pytest.raises(ValueError, match="knows no time below 0.0625: take at most 16 steps"):
         checked(**{"sde.end_time": 1 / 16, "dsno.teacher_steps": 32})
     checked(**{"sde.end_time": 1 / 16, "dsno.teacher_steps": 16})
-    with pytest.raises(ValueError, match="config.model.name='ddpm': config.training.method='dsno' trains ncsnpp, v_d"):
+    with pytest.raises(
+        ValueError, match="config.model.name='ddpm': config.training.method='dsno' trains ncsnpp, v_d"
+    ):
         config = config_of()
         config.model.name = "ddpm"
         builder.check(Model(model.denoiser, config, "aa"))
