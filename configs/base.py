@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
             "dsno": _dsno(),
             "ld3": _ld3(),
             "student": _student(),
+            "loss": _loss(),
             "latent": _latent(),
         }
     )
@@ -100,8 +101,8 @@ def _model() -> dict:
         "channel_mult_emb": 4,  # EDM's networks: width of the embedding in units of nf
         "channel_mult_noise": 1,  # EDM's SongUNet: width of the noise embedding in units of nf
         "augment_dim": 0,  # EDM's networks: augmentation labels they were trained with
-        "mixing": "none",  # a student of DSNO: between the points of its trajectory (config.dsno.mixing)
         "guidance_embedding": False,  # "v_diffusion": a student that is told a guidance scale
+        "mixing": "none",  # a student of DSNO: between the points of its trajectory (config.dsno.mixing)
         "num_times": 1,  # a student of DSNO: points of its trajectory
         "modes": 2,  # a student of DSNO: frequencies of "fourier"
     }
@@ -153,8 +154,8 @@ def _sampling() -> dict:
         ),  # of "restart": s_min, s_max, num_steps, repeats of an interval; four more for another
         "ode": _ode(),  # of "ode"
         "latents": "",  # .npz of --mode=encode to begin from instead of noise; image i takes the i-th, in turn
-        "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
         "compat": _compat(),  # of "ddim" and "distilled"
+        "threshold": "none",  # of the x0 estimate: "none", "static" (to the data range) or "dynamic"
         "threshold_quantile": 0.995,  # of |x0| that "dynamic" brings into the range
         "labels": "",  # classes of the images, in turn, such as "3,7"; "" or "uniform" is all of them; "random"
         "prompts": "",  # text file of prompts, one a line, or .json of captions; image i takes the i-th, in turn
@@ -193,7 +194,6 @@ def _churn() -> dict:
     }
 
 
-def _guidance() -> dict:
 def _compat() -> dict:
     """Samplers of published distillation programs in the place of DDIM, to compare with them; no student wants them."""
     return {
@@ -204,6 +204,7 @@ def _compat() -> dict:
     }
 
 
+def _guidance() -> dict:
     """What images are guided by, and how (docs/methods/guided_results.md); the tasks of configs/methods.py set it."""
     return {
         # "classifier", "inpainting", "colorization", "super_resolution", "classifier_free", "autoguidance" or "text"
@@ -228,7 +229,7 @@ def _compat() -> dict:
         "data_std": 0.25,  # of the pixels, in units of the data range, for "pigdm"
         "model": "",  # weight file of the other: without classes for "classifier_free", worse for "autoguidance"
         "prompt": "",  # for "text"
-        "encoder": "",  # for "text": "path/my_clip.py:make_encoder" (builders/text.py)
+        "encoder": "",  # for "text": folder of a CLIP model, or "path/my_clip.py:make_encoder" (builders/text.py)
         "crops": 4,  # for "text": parts of an image that are shown to the encoder
     }
 
@@ -242,6 +243,7 @@ def _eval() -> dict:
         "compare": "",  # also draw the first images by this method, such as "pc", into comparison.png
         "animation": False,  # also write the trajectory as an animated WebP
         "reference": "",  # --mode=evaluate: statistics of real images (.npz); "" computes them from data.source
+        "paired_with": "",  # --mode=evaluate: folder of a long run from equal noise, to measure the distance to
         "detector": "",  # --mode=evaluate: weights of an Inception network, for FID and the like (docs/metrics.md)
         "detector_kind": "",  # "pytorch_fid" (the graph of 2015) or "torchvision"; "" is told by the file
         "detector_input": "",  # how it is shown images: "pytorch_fid" (also ""), "tensorflow" or "clean_fid"
@@ -324,9 +326,9 @@ def _distill() -> dict:
         "target": "two_step",  # "x2": the teacher's last estimate, as the unofficial program has it
         "clip": False,  # the teacher's estimates to the data range
         "predicts": "",  # of the student, where not as its teacher: "x0", "eps", "v", or "edm", under EDM's scaling
+        "guidance": (),  # range of guidance.cfg_scale that the student is told and its teacher follows, such as (0, 4)
     }
 
-        "guidance": (),  # range of guidance.cfg_scale that the student is told and its teacher follows, such as (0, 4)
 
 def _consistency() -> dict:
     """Consistency training (`training.consistency.ConsistencyLoss`); noise scales in units of [-1, 1] data."""
@@ -378,7 +380,8 @@ def _ld3() -> dict:
         "bound": "spacing",  # of network times: a share of the smallest "spacing", or of each point's "own"
         "share": 0.5,  # of that spacing, at most 0.5
         "to_zero": True,  # the last step ends at s = 0 and the last call is free; False: at the process's least s
-        "loss": "l2",  # "l1", "l2" or "huber"
+        "loss": "l2",  # "l1", "l2", "huber", or "lpips" (config.loss.weights)
+        "compares": "drawn",  # what the loss is of: what is "drawn", or of latents the decoded "image"
         "radius": 0.0,  # of the ball in which training noise moves, in units of the published one; 0: it stays
         "rounds": (2, 5),  # of the published loop: for the grid alone, for network times too
         "pairs": "",  # folder of --mode=pairs; "" draws them by the teacher below, into <workdir>/pairs
@@ -401,10 +404,17 @@ def _student() -> dict:
         "num_steps": 0,  # network calls it is made for; the most, for "consistency"
         "grid": "",  # noise scales of its calls and the end, 0
         "s_min": 0.0,  # "consistency": noise scale at which it returns what it is given
+        "guidance": "",  # "distilled": least and largest guidance scale that it may be told
         "times": "",  # "dsno": SDE times of the points of its trajectory, the last 0
     }
 
-        "guidance": "",  # "distilled": least and largest guidance scale that it may be told
+
+def _loss() -> dict:
+    """Distances that look at images as a classifier does: of "ld3", "dsno" and --mode=evaluate (docs/metrics.md)."""
+    return {
+        "weights": "",  # torchvision's AlexNet or VGG16, and the heads of LPIPS behind a comma: "alexnet.pth,alex.pth"
+    }
+
 
 def _latent() -> dict:
     """The codec between images and latents. config.data describes what diffusion sees: the latents."""
