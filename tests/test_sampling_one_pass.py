@@ -56,7 +56,7 @@ def clipped(denoiser, clip):
 
 
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 64])
 def test_a_distilled_student_steps_along_its_grid_as_published(n, clip):
     s, z1 = cosine_grid(n), CORE["sampler/z1"]
     sampler = one_pass.create_distilled(s, clipped(EXACT, clip), z1.shape[1:], s[0], record=True)
@@ -64,9 +64,10 @@ def test_a_distilled_student_steps_along_its_grid_as_published(n, clip):
     state = multistep.init(jnp.asarray(z1) / COSINE.alpha(np.float64(1.0)))
     _, (states, _) = base.integrate(sampler.step, clipped(EXACT, clip), state, sampler.rows)
     expected = CORE[f"sampler/ddim_N{n}_clip{int(clip)}"]
-    # The published sampler keeps states alpha y; its last is the image.
+    # The published sampler keeps states alpha y; its last is the image, and all that is recorded of 64 steps.
     found = np.append(vp_alpha(s[1:-1]), 1.0)[:, None, None, None, None] * np.asarray(states)
-    np.testing.assert_allclose(found, expected[1:], atol=1e-9)
+    expected = expected[1:] if n <= 8 else expected[None]
+    np.testing.assert_allclose(found[-len(expected) :], expected, atol=1e-9)
 
 
 def test_the_boundary_is_the_identity_at_the_lowest_noise_scale_and_the_denoiser_far_above():

@@ -62,11 +62,14 @@ def test_estimates_along_a_ddim_path_are_the_published_targets(mode, spacing, nu
     s = SDE.noise_scale(np.linspace(1, 0, num_steps + 1))
     rows = multistep.table("ddim", TimeGrid(s, s))
     start = jnp.asarray(PATHS["z1"]) / SDE.alpha(np.float64(1.0))
-    _, (_, estimates) = base.integrate(
+    _, (states, estimates) = base.integrate(
         Recording(multistep.step), jax.tree_util.Partial(denoise), multistep.init(start), rows
     )
     found = np.moveaxis(np.asarray(estimates)[steps], 0, 1)
     np.testing.assert_allclose(found, PATHS[f"{mode}/stored_xhat"][:, 1:], rtol=0, atol=2e-6)
+    # A state is there at the time at which the step arrives: `--config.pairs.target=state`.
+    there = np.moveaxis(SDE.alpha(labels)[:, None, None, None, None] * np.asarray(states)[steps], 0, 1)
+    np.testing.assert_allclose(there, PATHS[f"{mode}/ode_state"][:, 1:], rtol=0, atol=1e-4)
 
 
 def test_times_that_fall_between_steps_are_refused():

@@ -94,6 +94,8 @@ def test_two_step_targets_are_the_published_ones_for_every_prediction(name, pred
     sigma = (alpha * paths[:, 0])[:, None, None, None]
     v = (alpha[:, None, None, None] * golden["z_t"] - x0) / sigma
     np.testing.assert_allclose(v, golden["v_target"], atol=1e-6)
+    eps = (golden["z_t"] - alpha[:, None, None, None] * x0) / sigma
+    np.testing.assert_allclose(eps, golden["eps_target"], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["target_a", "target_n1"])
