@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from golden_files import GOLDENS
+from jax.sharding import NamedSharding, PartitionSpec
 
 import models
 from models.denoiser import Denoiser
@@ -148,6 +149,24 @@ def test_classes_go_to_every_copy_of_their_image():
     np.testing.assert_array_equal(found[:, :, 0, 0, 0], [[3, 3], [7, 7]])
 
 
+def test_the_loss_does_not_depend_on_the_number_of_devices():
+    assert jax.device_count() == 2
+    layer, generator = create_mixing("fourier", 3, 2), np.random.default_rng(0)
+    assert layer is not None
+    params = {"params": {"weights": jnp.asarray(generator.normal(size=(2, 2, 2, 2)))}}
+    convention = Denoiser(None, None, VESDE(), "x0", "sigma")
+    operator = Operator(params, lambda p, x, labels: layer.apply(p, x), convention, (0.5, 0.25, 0.0))
+    noise, target = generator.normal(size=(4, 2, 2, 2)), generator.normal(size=(4, 3, 2, 2, 2))
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    loss = jax.jit(lambda noise, target: dsno.loss(dsno.OperatorLoss(), operator, noise, target))
+    two = loss(*jax.device_put((noise, target), sharding))
+    assert len(two.sharding.device_set) == 2
+    np.testing.assert_allclose(two, loss(noise, target), rtol=1e-10)
+    # An image's loss is its own.
+    np.testing.assert_allclose(two[1:3], loss(noise[1:3], target[1:3]), rtol=1e-10)
+
+
 TINY = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "scale_by_sigma": False}
 SHAPE = (8, 8, 3)
 
@@ -239,3 +258,13 @@ def test_an_operator_learns_the_trajectories_of_a_mixture(tmp_path):
     truth = targets[7500:, -1]
     error = np.abs(found - truth).mean()
     assert error < 0.1 * np.abs(truth.mean(0) - truth).mean()
+    # Its one pass is the work of 4 calls: DDIM in 4 of its teacher's times is further from the teacher.
+    quarter = s[::16]
+    plain = base.integrate(
+        multistep.step,
+        jax.tree_util.Partial(exact),
+        multistep.init(10.0 * noise[7500:]),
+        multistep.table("ddim", TimeGrid(quarter, quarter)),
+    )[0].y
+    student, ddim = (float(np.sqrt(np.mean((np.asarray(part) - truth) ** 2))) for part in (found, plain))
+    assert student < ddim / 3, (student, ddim)
