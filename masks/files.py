@@ -18,6 +18,8 @@ from PIL import Image as Pillow
 from masks import profiles
 from precond.diagonal import even_part
 
+FORMAT = "mask"
+VERSION = 1  # of the side file; an array without one is read as published
 LARGEST_LOG_POWER = 60.0  # white images of 30 megapixels have log(1 + (h w)^2) = 34
 
 Kind = Literal["freq", "space"]
@@ -32,7 +34,8 @@ def read_mask(path: str, kind: Kind, shape: Shape) -> np.ndarray:
 
     Raises:
       FileNotFoundError: no file; names what can be used without one.
-      ValueError: another shape, a layout that could be read both ways, numbers no mask can have, an uneven spectrum.
+      ValueError: another shape, a layout that could be read both ways, numbers no mask can have, an uneven spectrum, a
+        side file of a newer version.
     """
     flag = f"--{kind}_mask_path={path}"
     if path == "natural" or path.startswith("power:"):
@@ -43,6 +46,7 @@ def read_mask(path: str, kind: Kind, shape: Shape) -> np.ndarray:
             f"{flag}: no such file. Estimate one with --mode=masks, from images (--config.data.source=FOLDER; 200 are "
             f"enough) or from the model's own (--from_model=64).{without if kind == 'freq' else ''}"
         )
+    _check_version(Path(path), flag)
     mask = _channels_last(_load(Path(path), kind, flag), shape, flag)
     _check_values(mask, flag)
     if kind == "freq":
@@ -66,6 +70,19 @@ def _drawn(path: str, kind: Kind, shape: Shape, flag: str) -> np.ndarray:
     if not 0 <= exponent <= 8:
         raise ValueError(f"{flag}: the exponent must lie in [0, 8]; photographs have about 2 to 3.")
     return profiles.draw(profiles.power_law(exponent), *shape)
+
+
+def _check_version(path: Path, flag: str) -> None:
+    """Refuses a mask that a newer program wrote and described in its side file, if it has one."""
+    try:
+        side = json.loads(path.with_suffix(".json").read_text())
+    except (FileNotFoundError, ValueError):
+        return  # published masks come alone, and the file may be somebody else's
+    if isinstance(side, dict) and side.get("format") == FORMAT and side.get("version") != VERSION:
+        raise ValueError(
+            f"{flag}: {path.with_suffix('.json')} has format version {side.get('version')}, this program reads "
+            f"{VERSION}; update it, or estimate the mask again with --mode=masks."
+        )
 
 
 def _load(path: Path, kind: Kind, flag: str) -> np.ndarray:
@@ -145,8 +162,8 @@ def _resized(mask: np.ndarray, kind: Kind, shape: Shape, flag: str) -> np.ndarra
 def write_mask(path: str | Path, mask: np.ndarray, provenance: dict[str, Any]) -> None:
     """Writes a mask [h, w, c] as float32 (C, H, W) `.npy`, and beside it what it was made from.
 
-    The side file (`.json`) holds `provenance` (n, data, range, formula, ...), the size and the SHA-256 of the array
-    file. Both appear whole or not at all.
+    The side file (`.json`) holds the version of the format, `provenance` (n, data, range, formula, ...), the size and
+    the SHA-256 of the array file. Both appear whole or not at all.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +171,8 @@ def write_mask(path: str | Path, mask: np.ndarray, provenance: dict[str, Any]) -
     with partial.open("wb") as file:
         np.save(file, np.ascontiguousarray(np.moveaxis(mask, -1, 0), dtype=np.float32))
     digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    side = {**provenance, "layout": "C, H, W", "shape": [mask.shape[2], *mask.shape[:2]], "sha256": digest}
+    side = {"format": FORMAT, "version": VERSION, **provenance, "layout": "C, H, W"}
+    side |= {"shape": [mask.shape[2], *mask.shape[:2]], "sha256": digest}
     side_partial = path.with_suffix(".json.partial")
     side_partial.write_text(json.dumps(side, indent=2) + "\n")
     os.replace(side_partial, path.with_suffix(".json"))
