@@ -22,6 +22,7 @@ import builders.model
 import main
 import modes.estimate
 import run_lib
+from builders import students
 from builders.classifier import create_classifier, read_classifier
 from builders.config import apply_overrides, resolve_config
 from builders.model import Model, create_denoiser
@@ -40,12 +41,17 @@ def load(config: Any = None, checkpoint: str = "", ema: bool | None = None, work
     if config is None:
         full.model.update(name="song_unet", scaling="edm", predicts="x0", continuous=True)
         full.data.update(num_classes=10, centered=True)
-    if full.sampling.method in ("distilled", "consistency") and not checkpoint:
+    if full.sampling.method in ("distilled", "consistency", "dsno") and not checkpoint:
         return run_lib.load(full)  # shipped, with the steps it takes in its file
     if "student" in checkpoint or "consistency" in checkpoint:
         return _student(full, "consistency" if "consistency" in checkpoint else "distilled")
     return Model(create_denoiser(full, NOTHING), full, "0" * 64)
 
+    if "checkpoints/dsno" in checkpoint:
+        return run_lib.load(checkpoint="demo/dsno.safetensors")
+    if "solver-model" in checkpoint:
+        students.become_operator(full, (0.5625, 0.25, 0.0625, 0.0))
+        return Model(create_denoiser(full, NOTHING), full, "0" * 64)
 
 def _student(config: Any, method: str) -> Model:
     config.student.update(method=method, num_steps=4, grid="50.0,5.0,1.0,0.2,0.0", s_min=0.01)
