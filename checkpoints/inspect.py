@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.base import Checkpoint, Tensors
+from checkpoints.base import Checkpoint, Part, Tensors
 from checkpoints.names import BUFFERS, PARALLEL
 
 
@@ -26,7 +26,8 @@ def summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "ema_distance": None if checkpoint.ema is None else _distance(checkpoint.ema, parameters),
         "not_finite": [name for name, tensor in parameters.items() if not np.isfinite(tensor.astype(np.float32)).all()],
         "config": checkpoint.config,
-        "extra": checkpoint.extra,
+        "parts": {name: _counted(part) for name, part in checkpoint.extra.get("parts", {}).items()},
+        "extra": {name: _plain(value) for name, value in checkpoint.extra.items() if name != "parts"},
         "notes": list(checkpoint.notes),
     }
 
@@ -47,11 +48,22 @@ def describe(checkpoint: Checkpoint) -> str:
     ]
     if facts["not_finite"]:
         lines.append(f"WARNING     NaN or infinite values in {', '.join(facts['not_finite'][:10])}")
+    lines += [f"{name:<11} {count}" for name, count in facts["parts"].items()]
     for title in ("config", "extra"):
         if facts[title]:
             lines.append(f"{title:<11} {json.dumps(facts[title], default=str)}")
     lines += [f"note        {note}" for note in facts["notes"]]
     return "\n".join([*lines, "", *_table(checkpoint.raw)])
+
+
+def _counted(part: Part) -> str:
+    return f"{sum(tensor.size for tensor in part.tensors.values()):,} in {len(part.tensors)} tensors"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return float(value) if value.ndim == 0 else f"{value.size} values, {value.min():.6g} to {value.max():.6g}"
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _distance(ema: Tensors, raw: Tensors) -> float:

@@ -10,6 +10,7 @@ from latent_cases import compvis_codec, compvis_unet, open_clip, tensors_of
 import checkpoints
 from checkpoints import compvis_names, latent_names
 from checkpoints.base import Part
+from checkpoints.inspect import describe
 
 UNET = {"input_blocks.0.0.weight": np.ones((2, 4, 3, 3), np.float32), "out.2.bias": np.arange(4, dtype=np.float32)}
 
@@ -55,6 +56,13 @@ def test_the_parts_of_a_file_are_told_apart_and_the_average_gets_its_dots_back(t
     assert list(found.extra["parts"]["vae"].tensors) == ["encoder.conv_in.bias"]
     assert list(found.extra["parts"]["text_encoder"].tensors) == ["embedding.weight"]
     assert float(found.extra["scale_factor"]) == 0.5 and len(found.extra["betas"]) == 3
+
+
+def test_inspecting_a_file_counts_its_parts_and_prints_no_tensor(tmp_path):
+    state = state_dict(betas=np.linspace(0.1, 0.2, 3), scale_factor=np.float32(0.5))
+    text = describe(checkpoints.read(save(tmp_path / "model.ckpt", state, **lightning())))
+    assert "vae         3 in 1 tensors" in text and "text_encoder 6 in 1 tensors" in text
+    assert '"betas": "3 values, 0.1 to 0.2"' in text and '"scale_factor": 0.5' in text and "os.system" in text
 
 
 def test_foreign_objects_are_listed_and_never_imported(tmp_path, monkeypatch):
