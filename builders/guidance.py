@@ -63,7 +63,7 @@ def create_condition(model: Model, config: ConfigDict) -> Condition:
     if kind in CONTRASTS:
         return _contrast(model, config)
     if kind == "text":
-        prompt: Any = create_prompt(settings, model.image_shape)
+        prompt: Any = create_prompt(settings, model.image_shape, model.data_range)
         if model.codec is not None:
             prompt = OfImage(model.codec, prompt)
         return Condition(lambda denoiser, take: guidance.OnEstimate(denoiser, prompt))

@@ -13,10 +13,14 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from array_types import Table
+from builders import pairs as pairs_of
+from builders.classifier_free import null_conditions
+from builders.conditions import Take
 from builders.config import apply_overrides, shipped
 from builders.draw import sample
 from builders.grids import create_grid, noise_range, prior_scale
 from builders.model import Model
+from builders.samplers import class_labels, create_denoiser, denoiser_of, network_conditions
 from data import store
 from sampling import learned, multistep, single_step, time_grids
 from sampling.base import TimeGrid
@@ -26,6 +30,7 @@ from training.ld3 import Params
 
 PRESETS = ("", "paper")
 OPTIMIZERS = ("adam", "gauss_newton")
+COMPARED = ("drawn", "image")
 _OTHER_NOISE = 7919  # added to config.seed: pairs to learn from begin from other noise than the images one draws
 _BELOW = 0.5  # a learned grid may call the network at half of its least noise scale, no further
 
@@ -64,6 +69,15 @@ def create_task(model: Model, config: ConfigDict) -> Task:
         raise ValueError(f"config.ld3.loss={own.loss!r} is unknown; choose one of {sorted(ld3.DISTANCES)}.")
     if own.optimizer not in OPTIMIZERS:
         raise ValueError(f"config.ld3.optimizer={own.optimizer!r} is unknown; choose one of {OPTIMIZERS}.")
+    if own.compares not in COMPARED or (own.compares == "image" and model.codec is None):
+        raise ValueError(
+            f"config.ld3.compares={own.compares!r} must be one of {COMPARED}, 'image' for a latent model that has a "
+            "decoder."
+        )
+    if own.optimizer == "gauss_newton" and own.compares == "image":
+        raise ValueError(
+            "config.ld3.compares='image' needs the gradient of the decoder; choose --config.ld3.optimizer=adam."
+        )
     if own.optimizer == "gauss_newton" and (own.loss != "l2" or own.radius):
         raise ValueError(
             f"config.ld3.optimizer='gauss_newton' lowers squared distances of noise that stays: set config.ld3.loss=l2 "
@@ -92,9 +106,11 @@ def create_task(model: Model, config: ConfigDict) -> Task:
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     d = int(np.prod(model.shape))
     radius = own.radius * ld3.radius(model.shape, n)
-    objective = ld3.Objective(ld3.DISTANCES[own.loss], prior_scale(model.sde, TimeGrid(s, s)), radius)
+    codec = model.codec if own.compares == "image" else None
+    objective = ld3.Objective(ld3.DISTANCES[own.loss], prior_scale(model.sde, TimeGrid(s, s)), radius, codec=codec)
     logging.info("LD3: %d numbers are learned from %d of each image.", _count(params), d)
-    return Task(ld3_learning.Problem(objective, space, student, denoiser(model)), params, n, own.learn)
+    problem = ld3_learning.Problem(objective, space, student, model.denoiser, _of_images(model, config))
+    return Task(problem, params, n, own.learn)
 
 
 def first_grid(model: Model, config: ConfigDict) -> Table:
@@ -106,7 +122,7 @@ def first_grid(model: Model, config: ConfigDict) -> Table:
     if start in time_grids.NOISE_GRIDS or start in time_grids.CLOCK_GRIDS:
         return time_grids.make(start, n, *noise_range(_plain(config), model.sde), model.sde, to_zero=False).s
     plain = _plain(config, method=config.ld3.solver, grid=start, num_steps=n)
-    return create_grid(model, plain, model.denoiser).s
+    return create_grid(model, plain, _searching(model, config)).s
 
 
 def _count(params: Params) -> int:
@@ -115,14 +131,24 @@ def _count(params: Params) -> int:
     return 2 * (n - 1) + sum(int(np.tri(n, leaf.shape[1]).sum()) for leaf in params.values() if leaf.ndim == 2)
 
 
-def denoiser(model: Model) -> Any:
-    """The network as the solvers call it. Raises ValueError for one that is told classes."""
-    if model.config.data.num_classes:
+def _of_images(model: Model, config: ConfigDict) -> Callable[[np.ndarray], Any] | None:
+    """Numbers of images -> the network, told their classes or prompts, and guided; None where nothing is told."""
+    if not network_conditions(model, config):
+        null_conditions(model, config)  # guidance of a network without conditions is refused there
+        return None
+    if config.ld3.preset == "paper":
         raise ValueError(
-            f"This network is told one of {model.config.data.num_classes} classes (config.data.num_classes), and LD3 "
-            "learns for networks that are told none."
+            "config.ld3.preset='paper' is the published loop for networks that are told nothing; leave it empty to "
+            "learn with classes or prompts."
         )
-    return model.denoiser
+    of = denoiser_of(model, config)
+    return lambda indices: of(Take([int(index) for index in indices], len(indices)))
+
+
+def _searching(model: Model, config: ConfigDict) -> Any:
+    """The denoiser that a grid is searched with: of one microbatch of images."""
+    count = config.sampling.microbatch
+    return create_denoiser(model, config, Take(range(count), count))
 
 
 def _plain(config: ConfigDict, **sampling: Any) -> ConfigDict:
@@ -158,12 +184,19 @@ def create_pairs(model: Model, config: ConfigDict, folder: Path) -> tuple[ld3_le
             f"{found.spec.teacher.get('sha256', '')[:12]}; this one is {model.shape}, {model.weights_hash[:12]}); make "
             "some of this one with --mode=pairs, or leave config.ld3.pairs empty."
         )
+    said, own_conditions = found.spec.guidance, pairs_of.conditions(config, class_labels(config))
+    if said != own_conditions:
+        different = sorted(key for key in {**said, **own_conditions} if said.get(key) != own_conditions.get(key))
+        raise ValueError(
+            f"The pairs in {found.folder} were drawn under other conditions ({', '.join(different)}); make some with "
+            "the same --labels, --prompts and --cfg_scale, or take another work directory."
+        )
     # The first to learn from, the last to be judged on.
     indices = np.concatenate([usable[: own.num_train], usable[len(usable) - own.num_valid :]])
     records, noise = found.read(indices), np.asarray(found.noise(indices))
     images, n = records.images, own.num_train
     teacher = dict(sorted(found.spec.sampler.items())) | {"seed": found.spec.seed}
-    return ld3_learning.Pairs(noise[:n], images[:n], noise[n:], images[n:]), teacher
+    return ld3_learning.Pairs(noise[:n], images[:n], noise[n:], images[n:], indices[:n], indices[n:]), teacher
 
 
 def _drawn(model: Model, config: ConfigDict, folder: Path) -> store.Store:
@@ -178,6 +211,7 @@ def _drawn(model: Model, config: ConfigDict, folder: Path) -> store.Store:
         seed=teacher.config.seed,
         teacher={"sha256": model.weights_hash, "sde": learned.describe_sde(model.sde)},
         sampler=sampling,
+        guidance=pairs_of.conditions(config, class_labels(config)),
         dtype="float32",
         shard_size=config.sampling.microbatch,
     )
@@ -224,9 +258,18 @@ def schedule_of(
         sde=learned.describe_sde(model.sde),
         checkpoint=model.weights_hash,
         teacher=teacher,
-        guidance={"kind": model.config.guidance.kind},
+        guidance=_guidance(model.config),
         training=training,
     )
+
+
+def _guidance(config: ConfigDict) -> dict[str, Any]:
+    """What a schedule says of the guidance it was learned under."""
+    found: dict[str, Any] = {"kind": config.guidance.kind}
+    if config.guidance.cfg_scale == 1:
+        return found
+    interval = [str(end) if np.isinf(end) else end for end in config.guidance.cfg_interval]
+    return found | {"cfg_scale": config.guidance.cfg_scale, "cfg_interval": interval}
 
 
 def usual_grids(task: Task, model: Model, config: ConfigDict, learned_grid: TimeGrid) -> dict[str, Table]:
@@ -250,10 +293,12 @@ def distances(
     task: Task, params: Params, pairs: ld3_learning.Pairs, microbatch: int
 ) -> tuple[float, Callable[[int], np.ndarray]]:
     """Root mean square distance to the teacher over the validation pairs, and the first images that make it."""
-    problem = task.problem._replace(objective=task.problem.objective._replace(distance=ld3.l2))
-    each = ld3_learning.judge(problem, params, pairs.valid_noise, pairs.valid_targets, microbatch)
+    problem = task.problem._replace(objective=task.problem.objective._replace(distance=ld3.l2, codec=None))
+    seen = pairs.valid_noise, pairs.valid_targets, microbatch, pairs.valid_indices
+    each = ld3_learning.judge(problem, params, *seen)
 
     def images(count: int) -> np.ndarray:
-        return np.asarray(ld3_learning.run(problem, params, jnp.asarray(pairs.valid_noise[:count])))
+        told = problem.told(pairs.valid_indices, np.arange(count))
+        return np.asarray(ld3_learning.run(told, params, jnp.asarray(pairs.valid_noise[:count])))
 
     return float(np.sqrt(each).mean()), images

@@ -103,10 +103,7 @@ def specification(teacher: Teacher, count: int) -> store.Specification:
     sampling = _json(config.sampling.to_dict())
     del sampling["chunk"]  # it changes no bit
     s_max = np.array([float(model.sde.noise_scale(np.float64(1.0))), 0.0])
-    guidance = _json(condition_settings(config))
-    if teacher.labels is not None:
-        drawn = sampling["labels"] == "random"  # by the seed, which is stored
-        guidance["labels"] = "random" if drawn else [int(label) for label in teacher.labels]
+    guidance = conditions(config, teacher.labels)
     return store.Specification(
         shape=model.shape,
         count=count,
@@ -129,6 +126,15 @@ def specification(teacher: Teacher, count: int) -> store.Specification:
         dtype=config.pairs.dtype,
         shard_size=config.pairs.shard_size,
     )
+
+
+def conditions(config: ConfigDict, labels: np.ndarray | None) -> dict[str, Any]:
+    """What a store says of the conditions of its images: guidance, files, classes; {} where there are none."""
+    found = _json(condition_settings(config))
+    if labels is not None:
+        drawn = config.sampling.labels == "random"  # by the seed, which is stored
+        found["labels"] = "random" if drawn else [int(label) for label in labels]
+    return found
 
 
 def _json(value: Any) -> Any:

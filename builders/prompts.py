@@ -71,8 +71,10 @@ def _tokenizer(folder: str) -> Tokenizer:
 class Contexts:
     """The contexts of a list of prompts or classes, computed when they are asked for: `contexts[places]`.
 
-    Those of one group of images are kept, so that thousands of prompts do not fill the memory.
+    Some are kept, so that neither thousands of prompts fill the memory nor a few are computed again and again.
     """
+
+    KEPT = 256
 
     def __init__(self, network: TextNetwork, given: Sequence[Any]):
         self._network, self._given = network, list(given)
@@ -86,7 +88,8 @@ class Contexts:
         wanted = [self._given[place] for place in places]
         lacking = sorted(set(wanted) - set(self._kept))
         if lacking:
-            known = {key: self._kept[key] for key in set(wanted) & set(self._kept)}
+            known = self._kept if len(self._kept) + len(lacking) <= self.KEPT else {}
+            known = known | {key: self._kept[key] for key in set(wanted) & set(self._kept)}
             self._kept = known | dict(zip(lacking, self._network.contexts(lacking), strict=True))
         return np.stack([self._kept[key] for key in wanted])
 

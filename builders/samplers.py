@@ -173,10 +173,15 @@ def network_conditions(model: Model, config: ConfigDict) -> dict[str, Any]:
     return given
 
 
-def create_denoiser(model: Model, config: ConfigDict, take: Take) -> Denoiser:
+def denoiser_of(model: Model, config: ConfigDict) -> Callable[[Take], Denoiser]:
     """The network as a sampler calls it for a group of images: told its conditions, guided as config.guidance says."""
     given, null = network_conditions(model, config), classifier_free.null_conditions(model, config)
-    return _given(model, config, given, null, take)
+    return functools.partial(_given, model, config, given, null)
+
+
+def create_denoiser(model: Model, config: ConfigDict, take: Take) -> Denoiser:
+    """`denoiser_of` for one group."""
+    return denoiser_of(model, config)(take)
 
 
 def _given(

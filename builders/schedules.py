@@ -80,6 +80,15 @@ def read_schedule(model: Model, config: ConfigDict) -> Schedule:
             found.checkpoint[:12],
             model.weights_hash[:12],
         )
+    learned_at, scale = found.guidance.get("cfg_scale", 1.0), config.guidance.cfg_scale
+    if found.guidance and learned_at != scale:
+        logging.warning(
+            "%s was learned under a classifier-free guidance scale of %g, this run has %g; another one bends the flow "
+            "elsewhere.",
+            path,
+            learned_at,
+            scale,
+        )
     if found.solver:
         return found
     own = config.ld3

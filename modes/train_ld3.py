@@ -12,6 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders import ld3 as builder
+from builders.classifier_free import calls_per_evaluation
 from builders.distillation import keep_plan
 from builders.draw import to_pixels
 from builders.model import Model, load
@@ -71,7 +72,7 @@ def show_plan(config: ConfigDict, checkpoint: str, workdir: Path | None) -> None
 def plan(task: builder.Task, config: ConfigDict) -> str:
     """What will be learned and what it costs, before anything is compiled."""
     own, student = config.ld3, task.problem.student
-    calls = student.calls(task.num_steps, task.problem.space.to_zero)
+    calls = student.calls(task.num_steps, task.problem.space.to_zero) * calls_per_evaluation(config)
     size = min(own.batch_size or own.num_train, own.num_train)
     pairs = f"{own.num_train}+{own.num_valid} pairs"
     pairs += f" of {own.pairs}" if own.pairs else f" drawn by {own.teacher} in {own.teacher_steps} steps"
@@ -160,7 +161,7 @@ def _report(
     schedule, folder = learned.read(str(path)), path.parent
     before, images_before = builder.distances(task, task.params, pairs, config.ld3.microbatch)
     after, images_after = builder.distances(task, params, pairs, config.ld3.microbatch)
-    calls = task.problem.student.calls(task.num_steps, task.problem.space.to_zero)
+    calls = task.problem.student.calls(task.num_steps, task.problem.space.to_zero) * calls_per_evaluation(config)
     title = f"{task.name}, {schedule.solver}, {calls} calls"
     plot_learning(folder / f"{task.name}_loss.png", curves, f"loss ({config.ld3.loss}) of {title}")
     plot_grids(folder / f"{task.name}_grid.png", builder.usual_grids(task, model, config, schedule.grid), title)

@@ -26,7 +26,9 @@ from builders import students
 from builders.classifier import create_classifier, read_classifier
 from builders.config import apply_overrides, resolve_config
 from builders.model import Model, create_denoiser
-from modes import compare, pairs, request, sample, train
+from builders.prompts import TextNetwork
+from models.latent import Codec
+from modes import compare, pairs, request, sample, train, train_ld3
 from sampling import time_grids
 
 ROOT = Path(__file__).parent.parent
@@ -38,20 +40,38 @@ def load(config: Any = None, checkpoint: str = "", ema: bool | None = None, work
     full = resolve_config(config or run_lib.load_config_file(ROOT / "configs" / "ve" / "cifar10_ncsnpp_continuous.py"))
     if full.model.factory or full.model.name == "analytic":  # no weights to be read
         return builders.model.load(full)
-    if config is None:
+    if checkpoint.startswith("sd-") and config is None:
+        full = resolve_config(run_lib.load_config_file(ROOT / "configs" / "latent" / "sd15.py"))
+    elif config is None:
         full.model.update(name="song_unet", scaling="edm", predicts="x0", continuous=True)
         full.data.update(num_classes=10, centered=True)
     if full.sampling.method in ("distilled", "consistency", "dsno") and not checkpoint:
         return run_lib.load(full)  # shipped, with the steps it takes in its file
-    if "student" in checkpoint or "consistency" in checkpoint:
-        return _student(full, "consistency" if "consistency" in checkpoint else "distilled")
-    return Model(create_denoiser(full, NOTHING), full, "0" * 64)
-
     if "checkpoints/dsno" in checkpoint:
         return run_lib.load(checkpoint="demo/dsno.safetensors")
     if "solver-model" in checkpoint:
         students.become_operator(full, (0.5625, 0.25, 0.0625, 0.0))
         return Model(create_denoiser(full, NOTHING), full, "0" * 64)
+    if "student" in checkpoint or "consistency" in checkpoint:
+        return _student(full, "consistency" if "consistency" in checkpoint else "distilled")
+    return Model(create_denoiser(full, NOTHING), full, "0" * 64, *_latent_parts(full))
+
+
+class Unread(TextNetwork):
+    """Of a text network that is not called."""
+
+    def contexts(self, given: Any) -> np.ndarray:
+        return np.zeros((len(given), 77, 768), np.float32)
+
+
+def _latent_parts(config: Any) -> tuple[Any, Any]:
+    latent = config.latent
+    if latent.kind == "none":
+        return None, None
+    factor = 2 ** (len(latent.block_out_channels) - 1)
+    codec = Codec(NOTHING, lambda _, x: x[:, ::factor, ::factor, :1].repeat(config.data.num_channels, -1), None, factor)
+    return codec, None if latent.text.kind == "none" else Unread(latent.text.kind, None, NOTHING)
+
 
 def _student(config: Any, method: str) -> Model:
     config.student.update(method=method, num_steps=4, grid="50.0,5.0,1.0,0.2,0.0", s_min=0.01)
@@ -108,6 +128,7 @@ def prepare() -> None:
     patch.setattr(modes.estimate, "training", lambda *_: "no estimate")
     patch.setattr(builders.distillation, "load", load)
     patch.setattr(compare, "create_plan", lambda *_: compare.Plan({}, 16, 0.0))  # else a call is timed
+    patch.setattr(train_ld3, "load", lambda config, *_, **__: load(config))
     patch.setattr(run_lib, "configure_jax", lambda *_: None)
     for mode in ("convert", "encode", "evaluate", "inspect", "masks", "prepare", "report"):
         patch.setitem(run_lib.MODES, mode, check_only)

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
-    *(DOCS / name for name in ("index.md", "tutorial.md", "faq.md", "bring_your_own.md")),
+    *(DOCS / name for name in ("index.md", "tutorial.md", "faq.md", "bring_your_own.md", "latent.md")),
     *sorted((DOCS / "coming_from").glob("*.md")),
 ]
 SYSTEMS = "pds score_sde edm guided_diffusion split_diffusion ld3 diffusers k_diffusion dsno diffusion_distiller"
@@ -53,6 +53,13 @@ def folder(tmp_path_factory):
     shutil.copy(ROOT / "configs" / "ve" / "cifar10_ncsnpp_continuous.py", folder / "theirs.py")
     own = (DOCS / "your_own_network.md").read_text()
     (folder / "my_net.py").write_text(re.search(r"```python\n(.*?)```", own, re.DOTALL)[1])
+    (folder / "prompts.txt").write_text("a red rose\n\nein Hund\n")
+    (folder / "captions.json").write_text('["a red rose"]')
+    (folder / "photos512").mkdir()
+    grey.resize((512, 512)).save(folder / "photos512" / "a.png")
+    Pillow.fromarray(np.uint8(255) * np.tri(512, dtype=np.uint8)).save(folder / "mask512.png")
+    (folder / "SD" / "ld3").mkdir(parents=True)
+    (folder / "SD" / "ld3" / "ld3_5.json").write_text("[14.6146, 5.0, 2.0, 0.7, 0.2, 0.0]")
     (folder / "W" / "ld3").mkdir(parents=True)
     (folder / "W" / "ld3" / "ld3_5.json").write_text("[50.0, 10.0, 3.0, 1.0, 0.2, 0.0]")
     return folder

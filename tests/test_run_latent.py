@@ -6,11 +6,13 @@ import logging
 import numpy as np
 import pytest
 import safetensors.numpy
-from latent_cases import config_of, tensors_of
+from latent_cases import cases, config_of, tensors_of
 from test_builders_latent_parts import write_pipeline
 
 import run_lib
 from benchmarks.peers.latent_goldens import drawn
+from builders import text
+from configs import base
 from data.clip_tokens import END, START
 from modes.request import Request
 from reports.images import read_png
@@ -100,3 +102,25 @@ def test_the_codec_of_another_checkpoint_serves_a_network_that_was_converted(hom
     model = run_lib.load(config, target)
     assert model.codec is not None and model.text is not None
     assert model.text.contexts(["a cat"]).shape[:2] == (1, 7)
+
+
+def test_a_clip_folder_guides_by_text_with_its_own_preparation_of_images(home, tmp_path):
+    parts = {"text_config": cases()["text"]["config"], "vision_config": cases()["image"]["config"]}
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["CLIPModel"], "projection_dim": 6, **parts}))
+    tensors = {**tensors_of("text"), **tensors_of("image"), "logit_scale": np.ones(1, np.float32)}
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((home / "pipeline" / "tokenizer" / name).read_bytes())
+    settings = base.get_config().guidance
+    settings.update(kind="text", prompt="a cat", encoder=str(tmp_path), crops=1)
+    prompt = text.create_prompt(settings, (8, 8, 3), (0.0, 1.0))
+    assert prompt.resolution == 8 and prompt.text.shape == (1, 6)
+    clip, x = text.load_clip(tmp_path, (0.0, 1.0)), np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    prepared = (x - np.array([0.48145466, 0.4578275, 0.40821073])) / np.array([0.26862954, 0.26130258, 0.27577711])
+    features = np.asarray(clip.image.apply({"params": clip.image_params}, prepared.astype(np.float32)).projected)
+    cosine = features @ prompt.text[0] / np.linalg.norm(features, axis=1) / np.linalg.norm(prompt.text)
+    np.testing.assert_allclose(prompt(x, 1.0), -(np.arccos(cosine) ** 2) / 2, rtol=1e-3)
+    np.testing.assert_allclose(clip.embed_image(x), features, atol=1e-5)
+    settings.prompt = "a b c d e f"
+    with pytest.raises(ValueError, match="longer than the 5 tokens that CLIP reads.*'f' would be cut"):
+        text.create_prompt(settings, (8, 8, 3))

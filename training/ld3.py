@@ -298,6 +298,8 @@ class Objective(NamedTuple):
       prior_scale: what noise is multiplied with at the start of the grid.
       radius: of the ball around each training noise in which its private copy moves (soft objective); 0 is hard.
       unrolled, checkpoint: see `solve`.
+      codec: of a latent model whose decoded images are compared, an object with `to_images`; None compares what the
+        solver draws.
     """
 
     distance: Distance
@@ -305,6 +307,7 @@ class Objective(NamedTuple):
     radius: float = 0.0
     unrolled: bool = True
     checkpoint: bool = False
+    codec: Any = None
 
 
 def start(objective: Objective, params: Params, noise: Image, position: jax.Array | None) -> Image:
@@ -332,7 +335,14 @@ def loss(
     """
     y = start(objective, params, noise, position)
     found = solve(space, student, params, denoiser, y, objective.unrolled, objective.checkpoint)
-    return objective.distance(found, target)
+    return compare(objective.distance, objective.codec, found, target)
+
+
+def compare(distance: Distance, codec: Any, found: Image, target: Image) -> PerImage:
+    """The distance of each image, [b], of what a codec makes of them if there is one."""
+    if codec is None:
+        return distance(found, target)
+    return distance(codec.to_images(found), codec.to_images(target))
 
 
 def frozen(space: Space, student: Student, params: Params) -> tuple[TimeGrid, dict[str, np.ndarray]]:

@@ -35,6 +35,13 @@ class Problem(NamedTuple):
     space: Space
     student: Student
     denoiser: Denoiser
+    of: Callable[[np.ndarray], Denoiser] | None = (
+        None  # that of images with these numbers, where each has its condition
+    )
+
+    def told(self, indices: np.ndarray | None, places: np.ndarray) -> "Problem":
+        """The problem for the images at `places` among those with the numbers `indices`."""
+        return self if self.of is None or indices is None else self._replace(denoiser=self.of(indices[places]))
 
 
 class Pairs(NamedTuple):
@@ -44,6 +51,8 @@ class Pairs(NamedTuple):
     targets: np.ndarray
     valid_noise: np.ndarray
     valid_targets: np.ndarray
+    indices: np.ndarray | None = None  # numbers of the images, by which their conditions are found
+    valid_indices: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +109,15 @@ def _rows_backward(space: Space, student: Student, dtype: Any, params: Params, c
 
 
 @functools.partial(jax.jit, static_argnames=("distance",))
-def _distance(distance: Distance, y: Image, target: Image) -> tuple[PerImage, Image]:
+def _distance(distance: Distance, codec: Any, y: Image, target: Image) -> tuple[PerImage, Image]:
     """The distance of each image, and its derivative with respect to the image."""
-    each, pull = jax.vjp(lambda y: distance(y, target), y)
+    each, pull = jax.vjp(lambda y: ld3.compare(distance, codec, y, target), y)
     return each, pull(jnp.ones_like(each))[0]
+
+
+@functools.partial(jax.jit, static_argnames=("distance",))
+def _distances(distance: Distance, codec: Any, y: Image, target: Image) -> PerImage:
+    return ld3.compare(distance, codec, y, target)
 
 
 def run(problem: Problem, params: Params, noise: Image) -> Image:
@@ -120,14 +134,14 @@ def losses_and_gradient(
     problem: Problem, params: Params, noise: Image, target: Image, position: jax.Array
 ) -> tuple[PerImage, Params]:
     """`ld3.loss` of each pair [b], and the gradient of their sum. 2 N NFE, N of them with a gradient."""
-    objective, space, student, denoiser = problem
+    objective, space, student, denoiser = problem[:4]
     step, init = ld3.step_of(student, params)
     table = _rows(space, student, noise.dtype, params)
     begin, pull_begin = jax.vjp(lambda params: init(ld3.start(objective, params, noise, position)), params)
     states = [begin]
     for number in range(len(jax.tree.leaves(table)[0])):
         states.append(_forward(step, denoiser, states[-1], _row(table, number)))
-    each, slope = _distance(objective.distance, states[-1].y, target)
+    each, slope = _distance(objective.distance, objective.codec, states[-1].y, target)
     cotangent = jax.vjp(lambda state: state.y, states.pop())[1](slope)[0]
     of_rows = []
     while states:
@@ -143,13 +157,21 @@ def _row(table: Any, number: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[number], table)
 
 
-def judge(problem: Problem, params: Params, noise: np.ndarray, targets: np.ndarray, microbatch: int) -> np.ndarray:
+def judge(
+    problem: Problem,
+    params: Params,
+    noise: np.ndarray,
+    targets: np.ndarray,
+    microbatch: int,
+    indices: np.ndarray | None = None,
+) -> np.ndarray:
     """The loss of each pair [n], its noise as it is; in calls of one size, the last of them padded."""
+    distance, codec = problem.objective.distance, problem.objective.codec
     each = []
     for start in range(0, len(noise), microbatch):
         places = np.minimum(np.arange(start, start + microbatch), len(noise) - 1)
-        found = run(problem, params, jnp.asarray(noise[places]))
-        each.append(np.asarray(problem.objective.distance(found, jnp.asarray(targets[places]))))
+        found = run(problem.told(indices, places), params, jnp.asarray(noise[places]))
+        each.append(np.asarray(_distances(distance, codec, found, jnp.asarray(targets[places]))))
     return np.concatenate(each)[: len(noise)]
 
 
@@ -253,7 +275,9 @@ def _gauss_newton(
     def residuals(params: Params) -> np.ndarray:
         parts = (places[start : start + settings.microbatch] for start in range(0, len(places), settings.microbatch))
         found = [
-            np.asarray(run(problem, params, jnp.asarray(pairs.noise[part]))) - pairs.targets[part] for part in parts
+            np.asarray(run(problem.told(pairs.indices, part), params, jnp.asarray(pairs.noise[part])))
+            - pairs.targets[part]
+            for part in parts
         ]
         return np.concatenate(found).ravel()
 
@@ -269,7 +293,8 @@ def _of_batch(problem: Problem, params: Params, pairs: Pairs, settings: Settings
     for start in range(0, len(places), settings.microbatch):
         part = places[start : start + settings.microbatch]
         noise, target = jnp.asarray(pairs.noise[part]), jnp.asarray(pairs.targets[part])
-        each, found = losses_and_gradient(problem, params, noise, target, jnp.asarray(part))
+        told = problem.told(pairs.indices, part)
+        each, found = losses_and_gradient(told, params, noise, target, jnp.asarray(part))
         total += float(each.sum())
         gradient = jax.tree.map(jnp.add, gradient, found)
     return total / len(places), jax.tree.map(lambda leaf: leaf / len(places), gradient)
@@ -286,7 +311,8 @@ def _look(
 ) -> tuple[State, float]:
     """Judges the parameters, keeps them if they are the best, saves the state."""
     number = int(state.step)
-    loss = float(judge(problem, state.params, pairs.valid_noise, pairs.valid_targets, settings.microbatch).mean())
+    seen = pairs.valid_noise, pairs.valid_targets, settings.microbatch, pairs.valid_indices
+    loss = float(judge(problem, state.params, *seen).mean())
     if not np.isfinite(loss):
         raise FloatingPointError(
             f"LD3's validation loss is {loss} after {number} updates; the best schedule so far and the last state in "
