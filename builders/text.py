@@ -63,7 +63,8 @@ class Clip:
                 f"config.guidance.prompt is longer than the {self.text.max_tokens - 2} tokens that CLIP reads; shorten "
                 f"it: {tokens.cut!r} would be cut off."
             )
-        return self.text.apply({"params": self.text_params}, jnp.asarray([tokens.ids])).projected[0]
+        said: Any = self.text.apply({"params": self.text_params}, jnp.asarray([tokens.ids]))
+        return said.projected[0]
 
     @property
     def embed_image(self) -> jax.tree_util.Partial:
@@ -80,11 +81,12 @@ class _EmbedImage:
     def __call__(self, params: Any, images: Image) -> jax.Array:
         low, high = self.data_range
         mean, std = (jnp.asarray(value, images.dtype)[None, None, None] for value in (IMAGE_MEAN, IMAGE_STD))
-        return self.image.apply({"params": params}, ((images - low) / (high - low) - mean) / std).projected
+        seen: Any = self.image.apply({"params": params}, ((images - low) / (high - low) - mean) / std)
+        return seen.projected
 
 
 def load_clip(folder: Path, data_range: tuple[float, float]) -> Clip:
-    """The encoders in the folder of transformers' CLIPModel. Raises FileNotFoundError or ValueError that names a file."""
+    """The encoders in a folder of transformers' CLIPModel; FileNotFoundError or ValueError names the file at fault."""
     return Clip(*latent_parts.load_clip(folder), clip_tokens.read(folder), data_range)
 
 
