@@ -18,6 +18,8 @@ from builders import student_samplers
 from builders.grids import create_grid
 from configs import pd_unofficial
 from sampling import base
+from sampling import published_distillation as published
+from sampling.base import TimeGrid
 
 # The unofficial program's own table for 8 steps (diffusion_distiller, commit 666b26b).
 ALPHA_BARS_OF_8 = [
@@ -119,8 +121,13 @@ def test_the_samplers_of_its_program_stand_in_the_place_of_ddim(sampler):
     model = run_lib.Model.from_function(lambda params, x, s: 0.5 * x, {}, sde_lib.CosineVPSDE(), "x0", "sigma")
     config.sampling.num_steps = 4
     config.sampling.compat.sampler = sampler
+    config.sampling.compat.update(variance="large", eta=0.5)
     made = run_lib.create_sampler(model, config)
     assert made.nfe == 4
+    s = create_grid(model, config, None).s
+    steps = {"posterior": published.ancestral, "clipped": published.clipped}[sampler]
+    expected = steps(TimeGrid(s, s), 1 / np.sqrt(1 + s**2), {"posterior": "large", "clipped": 0.5}[sampler])
+    np.testing.assert_allclose(made.rows.noise_std, expected.noise_std, rtol=1e-9)
     keys = jax.random.split(jax.random.key(0), 2)
     images = made.image(base.integrate(made.step, *made.begin(keys), made.rows)[0])
     config.sampling.compat.sampler = ""
