@@ -37,9 +37,9 @@ def check(model: Model) -> None:
         raise ValueError(
             f"config.model.name={config.model.name!r}: config.training.method='dsno' trains {', '.join(NETWORKS)}."
         )
-    if config.dsno.head not in HEADS:
     if config.model.super_resolution:
         raise ValueError("config.model.super_resolution: a network that enlarges images is no teacher of DSNO.")
+    if config.dsno.head not in HEADS:
         raise ValueError(f"config.dsno.head={config.dsno.head!r} is unknown; choose one of {HEADS}.")
     if config.dsno.head == "teacher" and not _has_image_head(config):
         raise ValueError(
