@@ -227,6 +227,9 @@ def named_tensors(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[d
     operator = stored.format == "dsno_torch"
     numbered = operator or any("all_modules." in name for name in stored.raw)
     order = models.module_order(module, shape) if numbered else []
+    if operator:
+        weights = stored.weights(config.model.ema)
+        return operator_names.network_names(weights, expected, order, str(stored.path)), expected
     return names.network_names(stored, expected, order, config.model.ema), expected
 
 
@@ -247,9 +250,6 @@ def load(
       config: ours or score_sde's, as a ConfigDict or a path; None takes the one that the file carries.
       checkpoint: file or folder; "" follows the look-up order of `find_checkpoint`.
       ema: the averaged weights; None follows config.model.ema.
-    if operator:
-        weights = stored.weights(config.model.ema)
-        return operator_names.network_names(weights, expected, order, str(stored.path)), expected
       workdir: where W/checkpoints is looked for.
 
     Raises FileNotFoundError or ValueError that names the file, the tensor or the key. No network is run.
