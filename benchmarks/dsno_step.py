@@ -10,6 +10,7 @@ W/dsno_step.jsonl.
 import importlib
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -63,12 +64,16 @@ def main(argv: list[str]) -> None:
     for _ in range(2):
         start = time.perf_counter()
         state, value, _ = loop.update_step(loss, optimizer, loop_settings(config), state, batch, jax.random.key(0))
+        jax.block_until_ready(state)
         seconds.append(time.perf_counter() - start)
         print(f"loss {float(value):.4g}, {seconds[-1]:.1f} s", flush=True)
     row = {
         "preset": asked.preset,
         "precision": asked.precision,
-        "trajectories": asked.batch,
+        "n": asked.batch,  # trajectories an update
+        "seed": 0,
+        "checkpoint": "random weights",
+        "command": " ".join(sys.argv[1:]),
         "million_parameters": round(count / 1e6, 2),
         "first_update_s": round(seconds[0], 1),
         "update_s": round(seconds[1], 1),
