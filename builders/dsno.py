@@ -56,8 +56,9 @@ def check(model: Model) -> None:
             f"config.model.scaling_label={config.model.scaling_label!r}: an operator has no scaling around its network "
             "and is told 'sigma'."
         )
-    if config.guidance.kind != "none":
-        raise ValueError(f"config.guidance.kind={config.guidance.kind!r}: DSNO learns without guidance; leave it out.")
+    if config.guidance.kind != "none" or config.guidance.cfg_scale != 1:
+        said = f"kind={config.guidance.kind!r}, cfg_scale={config.guidance.cfg_scale:g}"
+        raise ValueError(f"config.guidance: {said}: DSNO learns without guidance; leave it out.")
 
 
 def _has_image_head(config: ConfigDict) -> bool:

@@ -89,6 +89,8 @@ def test_what_an_operator_cannot_keep_or_follow_is_refused(model):
     with pytest.raises(ValueError, match="knows no time below 0.0625: take at most 16 steps"):
         checked(**{"sde.end_time": 1 / 16, "dsno.teacher_steps": 32})
     checked(**{"sde.end_time": 1 / 16, "dsno.teacher_steps": 16})
+    with pytest.raises(ValueError, match="cfg_scale=3: DSNO learns without guidance"):
+        checked(**{"guidance.cfg_scale": 3.0})
     with pytest.raises(
         ValueError, match="config.model.name='ddpm': config.training.method='dsno' trains ncsnpp, v_d"
     ):
