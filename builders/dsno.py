@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from array_types import Table
 from builders import pairs, students
-from builders.config import shipped
+from builders.config import data_range, shipped
 from builders.distillation import grid_text
 from builders.model import Model, create_denoiser, create_network
 from builders.own_model import load_function
 from builders.pairs import Teacher
+from builders.perceptual import load_perceptual
 from builders.student_samplers import create_operator
 from data import store
 from models.operator import Operator, from_teacher
@@ -142,10 +143,13 @@ def _head(params: Any) -> str:
 
 
 def loss_settings(config: ConfigDict) -> dsno.OperatorLoss:
-    """config.dsno; the function named there makes the network of the perceptual distance."""
+    """config.dsno; of the perceptual distance the function named there makes the network, or config.loss.weights."""
     own = config.dsno
-    wanted = own.distance == "perceptual" and own.features
-    features = load_function(own.features, "config.dsno.features")() if wanted else None
+    features = None
+    if own.distance == "perceptual" and own.features:
+        features = load_function(own.features, "config.dsno.features")()
+    elif own.distance == "perceptual" and config.loss.weights:
+        features = load_perceptual(config.loss.weights, data_range(config), heads=False).features
     return dsno.OperatorLoss(own.distance, own.weighting, own.weight_cap, own.huber, features)
 
 

@@ -20,6 +20,7 @@ from builders.config import apply_overrides, shipped
 from builders.draw import sample
 from builders.grids import create_grid, noise_range, prior_scale
 from builders.model import Model
+from builders.perceptual import load_perceptual
 from builders.samplers import class_labels, create_denoiser, denoiser_of, network_conditions
 from data import store
 from sampling import learned, multistep, single_step, time_grids
@@ -65,8 +66,8 @@ def create_task(model: Model, config: ConfigDict) -> Task:
     own, n = config.ld3, config.sampling.num_steps
     if own.preset not in PRESETS:
         raise ValueError(f"config.ld3.preset={own.preset!r} is unknown; choose one of {PRESETS}.")
-    if own.loss not in ld3.DISTANCES:
-        raise ValueError(f"config.ld3.loss={own.loss!r} is unknown; choose one of {sorted(ld3.DISTANCES)}.")
+    if own.loss not in (known := sorted([*ld3.DISTANCES, "lpips"])):
+        raise ValueError(f"config.ld3.loss={own.loss!r} is unknown; choose one of {known}.")
     if own.optimizer not in OPTIMIZERS:
         raise ValueError(f"config.ld3.optimizer={own.optimizer!r} is unknown; choose one of {OPTIMIZERS}.")
     if own.compares not in COMPARED or (own.compares == "image" and model.codec is None):
@@ -106,8 +107,12 @@ def create_task(model: Model, config: ConfigDict) -> Task:
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     d = int(np.prod(model.shape))
     radius = own.radius * ld3.radius(model.shape, n)
-    codec = model.codec if own.compares == "image" else None
-    objective = ld3.Objective(ld3.DISTANCES[own.loss], prior_scale(model.sde, TimeGrid(s, s)), radius, codec=codec)
+    perceptual = own.loss == "lpips"
+    # Perceptual distances are of images; the others may be of latents, which costs no decoder.
+    codec = model.codec if own.compares == "image" or perceptual else None
+    values = model.data_range if codec is None else (-1.0, 1.0)  # decoders put out images in [-1, 1]
+    distance = load_perceptual(config.loss.weights, values) if perceptual else ld3.DISTANCES[own.loss]
+    objective = ld3.Objective(distance, prior_scale(model.sde, TimeGrid(s, s)), radius, codec=codec)
     logging.info("LD3: %d numbers are learned from %d of each image.", _count(params), d)
     problem = ld3_learning.Problem(objective, space, student, model.denoiser, _of_images(model, config))
     return Task(problem, params, n, own.learn)

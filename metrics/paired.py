@@ -4,6 +4,9 @@ For deterministic samplers this is the sharpest measure there is: it needs no re
 it goes to zero as the steps go to infinity. It says nothing about stochastic samplers, whose images differ by right.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float
@@ -11,6 +14,7 @@ from jaxtyping import Float
 from metrics.inputs import Images, to_unit
 
 PerImage = Float[np.ndarray, "n"]
+Distance = Callable[[np.ndarray, np.ndarray], Any]  # a pair of batches -> [batch]
 
 _WINDOW = 11  # pixels
 _WINDOW_STD = 1.5  # pixels
@@ -48,6 +52,17 @@ def ssim(a: Images, b: Images) -> PerImage:
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (var_a + var_b + c2)
     return np.mean(luminance * structure, axis=(1, 2, 3))
+
+
+def perceptual(distance: Distance, a: Images, b: Images, batch: int = 16) -> PerImage:
+    """What a network says of each pair, such as LPIPS: 0 for equal images; two network calls a pair.
+
+    distance: of images [batch, h, w, c] in [0, 1]; it is compiled once, the last batch being padded.
+    """
+    a, b = _pair(a, b)
+    padded = np.resize(np.arange(len(a)), -(-len(a) // batch) * batch)
+    parts = [distance(a[part].astype(np.float32), b[part].astype(np.float32)) for part in padded.reshape(-1, batch)]
+    return np.concatenate([np.asarray(part, np.float64) for part in parts])[: len(a)]
 
 
 def _window_mean(x):

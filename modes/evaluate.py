@@ -17,6 +17,7 @@ from metrics import feature_reference, nearest, reference, spectrum
 from metrics.block_means import block_means
 from metrics.precision_recall import precision_recall
 from metrics.sliced_wasserstein import pyramid_distances
+from modes import paired_run
 from modes.request import Request, workdir_of
 from reports import rows
 from reports.outputs import read_run
@@ -44,11 +45,15 @@ def run(request: Request) -> None:
     Statistics come from config.eval.reference (`benchmarks/reference_statistics.py` makes one) or, where that is empty,
     from the images of config.data.source, kept in W/reference.npz. With the images at hand the row also has what
     statistics cannot tell: sliced Wasserstein distances, precision and recall, nearest neighbours. With an Inception
-    network (config.eval.detector) it has FID and the like (`builders.judge.scores`).
+    network (config.eval.detector) it has FID and the like (`builders.judge.scores`), with a long run from equal noise
+    (config.eval.paired_with) the distance to that.
     """
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
-    row = measure(workdir / config.eval.eval_folder, *open_standards(config, workdir))
+    folder = workdir / config.eval.eval_folder
+    row = measure(folder, *open_standards(config, workdir))
+    if config.eval.paired_with:
+        row |= paired_run.distances(folder, config)
     rows.append_row(workdir / "results.jsonl", row)
     everything = rows.read_rows(workdir / "results.jsonl")
     rows.write_csv(workdir / "results.csv", everything)
@@ -58,11 +63,14 @@ def run(request: Request) -> None:
 
 
 def open_standards(config: ConfigDict, workdir: Path) -> Standards:
-    """All that config.data.source, config.eval.reference and config.eval.detector allow; ValueError for none."""
+    """All that config.data.source, config.eval.reference and config.eval.detector allow.
+
+    Raises ValueError where there is nothing to hold a run against, another run (config.eval.paired_with) included.
+    """
     photographs = open_photographs(config)
     judge = judges.open_judge(config, workdir, photographs.training if photographs else None)
     statistics = None
-    if judge is None or photographs or _names_statistics(config):
+    if photographs or _names_statistics(config) or (judge is None and not config.eval.paired_with):
         statistics = open_statistics(config, workdir, photographs)
     return Standards(statistics, photographs, judge)
 
@@ -77,7 +85,7 @@ def measure(
     images, record = read_run(folder)
     row: dict[str, Any] = {"n": len(images)}
     if judge is not None:
-        row |= judges.scores(judge, images, _indices(folder))
+        row |= judges.scores(judge, images, paired_run.image_indices(folder))
         if statistics is not None and len(images) <= len(statistics.block_moments.mean):
             logging.info("%d images are too few for the block means' covariance: left out.", len(images))
             statistics = None
@@ -129,10 +137,6 @@ def open_statistics(config: ConfigDict, workdir: Path, photographs: Photographs 
 def _names_statistics(config: ConfigDict) -> bool:
     """Whether config.eval.reference is one of block means, and not of a detector's features."""
     return bool(config.eval.reference) and not feature_reference.is_feature_file(shipped(config.eval.reference))
-
-
-def _indices(folder: Path) -> list[int]:
-    return sorted(int(path.stem.removeprefix("image_")) for path in folder.glob("image_*.png"))
 
 
 def _against_images(images: np.ndarray, photographs: Photographs, block: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrics.paired import psnr, rmse, ssim
+from metrics.paired import perceptual, psnr, rmse, ssim
 
 CHECKS = np.where(np.add.outer(np.arange(24), np.arange(24)) % 2, 1.0, -1.0)[None, :, :, None]
 C1, C2 = 1e-4, 9e-4
@@ -52,6 +52,20 @@ def test_ssim_is_one_for_equal_images_only():
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 12, 3), dtype=np.uint8)
     np.testing.assert_allclose(ssim(images, images), 1, rtol=1e-12)
     assert (ssim(images, images[::-1])[[0, 2]] < 0.5).all()
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7])
+def test_a_networks_distance_is_taken_in_whole_batches_and_in_order(n):
+    shapes = []
+
+    def distance(a, b):
+        shapes.append((a.shape, a.dtype))
+        return ((a - b) ** 2).mean(axis=(1, 2, 3))
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, n, 5, 6, 3)).astype(np.uint8)
+    np.testing.assert_allclose(perceptual(distance, a, b, batch=3), rmse(a, b) ** 2, rtol=1e-5)
+    assert set(shapes) == {((3, 5, 6, 3), np.dtype(np.float32))}
 
 
 def test_unequal_or_tiny_sets_are_refused():

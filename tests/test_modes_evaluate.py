@@ -11,6 +11,8 @@ from builders.detector import Detector
 from configs import base as base_config
 from metrics import reference
 from metrics.frechet import frechet_distance, moments
+from metrics.paired import rmse
+from modes import paired_run
 from modes.request import Request
 from reports.images import write_png
 from reports.outputs import RunFolder, read_run
@@ -118,6 +120,51 @@ def test_no_run_an_unfinished_run_and_a_mixed_run_are_refused(tmp_path):
     write_png(tmp_path / "more" / "image_7.png", photographs(1)[0])
     with pytest.raises(ValueError, match="4 images are there and its record speaks of 3"):
         read_run(tmp_path / "more")
+
+
+def test_the_distance_to_a_long_run_is_taken_over_common_images(tmp_path, monkeypatch):
+    images, long = photographs(7), photographs(7, seed=2)
+    write_run(tmp_path / "eval", images[:6])
+    with RunFolder(tmp_path / "long", SETTINGS, {"command": "test"}) as folder:
+        for index in (6, 5, 2):
+            folder.write(index, long[index])
+        folder.finish({"calls": 400})
+    made = config()
+    made.eval.paired_with = str(tmp_path / "long")
+    made.loss.weights = "alexnet.pth,alex.pth"
+
+    class Brightness:
+        kind = "alex"
+
+        def __call__(self, a, b):
+            return abs(a.mean((1, 2, 3)) - b.mean((1, 2, 3)))
+
+    asked = []
+    monkeypatch.setattr(paired_run, "load_perceptual", lambda *given: asked.append(given) or Brightness())
+    run_lib.MODES["evaluate"](Request(made, tmp_path))
+    row = row_of(tmp_path)
+    error = rmse(images[[2, 5]], long[[2, 5]])
+    assert (row["paired_n"], row["paired_calls"], asked) == (2, 400, [("alexnet.pth,alex.pth", (0.0, 1.0))])
+    assert row["paired_rmse"] == pytest.approx(error.mean())
+    assert row["paired_psnr"] == pytest.approx(-10 * np.log10((error**2).mean()))
+    bright = [abs(images[i].mean() - long[i].mean()) / 255 for i in (2, 5)]
+    assert row["paired_lpips_alex"] == pytest.approx(np.mean(bright), rel=1e-4)
+    assert "paired_ssim" not in row and "block_frechet" not in row  # 8 px; and no reference was named
+
+
+def test_runs_from_other_noise_are_not_paired(tmp_path):
+    write_run(tmp_path / "eval", photographs(3))
+    write_run(tmp_path / "seed", photographs(3), SETTINGS | {"seed": 4})
+    made = config()
+    made.eval.paired_with = str(tmp_path / "seed")
+    with pytest.raises(ValueError, match="has the seed 4 and .*eval 3: .* did not begin at the same noise"):
+        run_lib.MODES["evaluate"](Request(made, tmp_path))
+    with RunFolder(tmp_path / "far", SETTINGS, {"command": "test"}) as folder:
+        folder.write(9, photographs(1)[0])
+        folder.finish({"calls": 400})
+    made.eval.paired_with = str(tmp_path / "far")
+    with pytest.raises(ValueError, match="have no image in common; see --seeds"):
+        run_lib.MODES["evaluate"](Request(made, tmp_path))
 
 
 class Eyes(Detector):

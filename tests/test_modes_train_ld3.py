@@ -119,7 +119,11 @@ def test_the_published_loop_writes_a_grid_that_samples(tmp_path):
     [
         ({"solver": "pds"}, "config.ld3.solver='pds' cannot be learned; choose one of"),
         ({"learn": "gan"}, "config.ld3.learn='gan' is unknown"),
-        ({"loss": "lpips"}, r"config.ld3.loss='lpips' is unknown; choose one of \['huber', 'l1', 'l2'\]"),
+        ({"loss": "vgg"}, r"config.ld3.loss='vgg' is unknown; choose one of \['huber', 'l1', 'l2', 'lpips'\]"),
+        (
+            {"loss": "lpips"},
+            "config.loss.weights is empty, and a perceptual distance needs a network. Give torchvision's",
+        ),
         ({"preset": "mine"}, "config.ld3.preset='mine' is unknown"),
         ({"optimizer": "sgd"}, "config.ld3.optimizer='sgd' is unknown"),
         ({"optimizer": "gauss_newton", "loss": "l1"}, "set config.ld3.loss=l2"),

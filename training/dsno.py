@@ -38,7 +38,8 @@ class OperatorLoss:
             raise ValueError(f"config.dsno.weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}.")
         if self.distance == "perceptual" and self.features is None:
             raise ValueError(
-                "config.dsno.distance='perceptual' needs a network: name a function that makes one, "
+                "config.dsno.distance='perceptual' needs a network: name its weights, "
+                "config.loss.weights=vgg16-397923af.pth, or a function that makes one, "
                 "config.dsno.features=path/my_vgg.py:make_features (docs/methods/dsno.md)."
             )
 
