@@ -88,6 +88,7 @@ def _unet(shapes: Shapes) -> tuple[dict[str, Any], int]:
         cross_attention_dim=context,
         norm_num_groups=math.gcd(32, *widths),
         embedding_type="positional",
+        dropout=0.0,
     )
     return model, context
 

@@ -1,6 +1,7 @@
 """Latent models from a diffusers pipeline and from CompVis' file: the same networks and config, clear refusals."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -11,10 +12,17 @@ from latent_cases import cases, compvis_codec, compvis_unet, config_of, open_cli
 from test_checkpoints_compvis import save
 
 import checkpoints
+import models
 import run_lib
 import sde_lib
+from benchmarks.peers.latent_goldens import drawn
 from builders import latent_parts
 from builders.config import resolve_config
+from builders.model import create_network
+from checkpoints import fitting
+from checkpoints.base import unflatten
+from configs import diffusers
+from configs.latent import ldm_lsun_bedroom
 
 SCHEDULER = {
     "_class_name": "PNDMScheduler",
@@ -89,11 +97,11 @@ def test_a_pipeline_gives_its_networks_process_and_settings(pipeline):
 
 def test_half_precision_files_widen_and_shards_are_joined(pipeline, tmp_path):
     half = write_pipeline(tmp_path / "half", dtype=np.float16)
-    kernel = run_lib.load(checkpoint=half).denoiser.params["conv_in"]["kernel"]
-    assert kernel.dtype == np.float32
-    np.testing.assert_array_equal(
-        kernel, run_lib.load(checkpoint=pipeline).denoiser.params["conv_in"]["kernel"].astype("f2")
-    )
+    stored = checkpoints.read(half)
+    kernel = latent_parts.load_codec(stored, resolve_config(None, stored))[1]["decoder"]["conv_in"]["kernel"]
+    assert stored.raw["conv_in.weight"].dtype == np.float16 and kernel.dtype == np.float32
+    whole = tensors_of("kl")["decoder.conv_in.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, whole.astype(np.float16))
     tensors = list(tensors_of("sd1").items())
     unet = pipeline / "unet"
     (unet / "diffusion_pytorch_model.safetensors").unlink()
@@ -154,8 +162,7 @@ def test_both_containers_give_the_same_networks(pipeline, ckpt):
     ours, theirs = run_lib.load(config, ckpt), run_lib.load(checkpoint=pipeline)
     equal(ours.denoiser.params, theirs.denoiser.params)
     equal(latent_parts.load_codec(stored, config)[1], latent_parts.load_codec(folder, config)[1])
-    raw = run_lib.load(config, ckpt, ema=False).denoiser.params["conv_in"]["bias"]
-    np.testing.assert_array_equal(raw, 0.5 * theirs.denoiser.params["conv_in"]["bias"])
+    np.testing.assert_array_equal(stored.weights(ema=False)["out.2.bias"], 0.5 * stored.weights()["out.2.bias"])
 
 
 def test_the_architecture_of_a_file_is_read_off_its_tensors(pipeline, ckpt):
@@ -171,6 +178,37 @@ def test_the_architecture_of_a_file_is_read_off_its_tensors(pipeline, ckpt):
     assert dict(found.sde) == dict(expected.sde)
     assert found.model.predicts == "eps"  # which no tensor shows
     assert run_lib.load(checkpoint=ckpt).config.data.num_channels == 4
+
+
+def test_an_unconditional_file_is_the_network_of_adm_under_its_own_names(tmp_path):
+    config = ldm_lsun_bedroom.get_config()
+    config.model.update(nf=32, ch_mult=(1, 2), attn_resolutions=(4,), num_head_channels=16)
+    config.data.image_size = 8
+    config.latent.kind = "none"
+    shapes = fitting.shapes(models.param_shapes(create_network(config), (8, 8, 3)))
+    params = {path: drawn(path, shape) for path, shape in shapes.items()}
+    state = {}
+    for path, tensor in params.items():
+        *parents, leaf = re.sub(r"_(\d+)", r".\1", path).split("/")
+        name = ".".join([*parents, "weight" if leaf in ("kernel", "scale") else leaf])
+        tensor = tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+        tensor = tensor[:, :, None] if name.endswith(("qkv.weight", "proj_out.weight")) else tensor
+        tensor = np.ascontiguousarray(tensor)
+        state |= {f"model.diffusion_model.{name}": 2 * tensor}
+        state |= {f"model_ema.{('diffusion_model.' + name).replace('.', '')}": tensor}
+    path = save(tmp_path / "uncond.ckpt", state)
+    loaded = run_lib.load(config, path).denoiser.params
+    equal(loaded, unflatten(params))
+    with pytest.raises(ValueError, match="does not carry its architecture, and no shipped config has its tensors"):
+        run_lib.load(checkpoint=path)
+
+
+def test_a_pipeline_of_an_unconditional_network_and_a_codebook():
+    config = dict(_class_name="UNet2DModel", sample_size=8, in_channels=2, out_channels=2, attention_head_dim=32)
+    scheduler = SCHEDULER | {"prediction_type": "epsilon", "beta_start": 0.0015, "beta_end": 0.0195}
+    found = diffusers.translate(config, scheduler, "folder", {"vae": config_of("vq")})
+    assert (found.latent.kind, found.latent.scale_factor, found.latent.num_vq_embeddings) == ("vq", 1.0, 12)
+    assert (found.model.name, found.sde.beta_max, found.latent.text.kind) == ("unet2d", 19.5, "none")
 
 
 def test_a_file_without_the_part_that_is_asked_for_is_refused(tmp_path):

@@ -1,6 +1,8 @@
 """The shipped latent models have the names and shapes of the published ones at full width; no weight is drawn."""
 
+import functools
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from benchmarks.peers.latent_goldens import digest
 from builders.latent import image_shape
 from builders.model import create_network
 from checkpoints import fitting
+from configs import compvis
 from models.clip import CLIPImage
 
 # Written by `python -m benchmarks.peers.latent_goldens --published`: tensors, numbers, hash of names and shapes.
@@ -30,8 +33,15 @@ def config_of(name, method=""):
     return importlib.import_module(f"configs.latent.{name}").get_config(method)
 
 
-def torch_digest(expected):
-    """Of our parameters, as torch would name them and lay them out."""
+@functools.cache
+def unet_shapes(name):
+    config = config_of(name)
+    side, channels = config.data.image_size, config.data.num_channels
+    return torch_shapes(models.param_shapes(create_network(config), (side, side, channels)))
+
+
+def torch_shapes(expected):
+    """Of our parameters, as torch would name them (but for "_" in the place of "." here and there) and lay them out."""
     found = {}
     for path, shape in fitting.shapes(expected).items():
         *parents, leaf = path.split("/")
@@ -39,34 +49,86 @@ def torch_digest(expected):
             shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
         leaf = "weight" if leaf in ("kernel", "scale", "embedding") else leaf
         found[".".join([*parents, leaf])] = shape
-    return digest(found)
+    return found
+
+
+def dotted(shapes):
+    """The same with the dots that say which block a tensor is of."""
+    words = r"((?:down|up)_blocks|resnets|attentions|transformer_blocks|encoder_layers)_(\d+)"
+    again = [("mid_block_", "mid_block."), ("_resnets", ".resnets"), ("_attentions", ".attentions")]
+    again += [("encoder_layers", "encoder.layers"), ("quantize_embedding", "quantize.embedding")]
+    again += [("embeddings_", "embeddings."), ("mlp_fc", "mlp.fc")]
+    found = {}
+    for name, shape in shapes.items():
+        name = re.sub(words, r"\1.\2", name)
+        for ours, theirs in again:
+            name = name.replace(ours, theirs)
+        found[name] = shape
+    return found
 
 
 @pytest.mark.parametrize("name", ["sd15", pytest.param("sd2", marks=pytest.mark.slow), "ldm_imagenet"])
 def test_a_denoising_network_has_the_published_names_and_shapes(name):
-    config = config_of(name)
-    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
-    assert torch_digest(models.param_shapes(create_network(config), shape)) == PUBLISHED[name]
+    assert digest(unet_shapes(name)) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ["sd15", pytest.param("sd2", marks=pytest.mark.slow), "ldm_imagenet"])
+def test_the_architecture_of_a_published_file_is_read_off_its_tensors(name):
+    expected = config_of(name)
+    codec = dotted(torch_shapes(models.codec_shapes(models.create_codec(expected.latent.to_dict()))))
+    text = dotted(torch_shapes(models.text_shapes(models.create_text_encoder(expected.latent.text.to_dict()))))
+    betas = sde_lib.create_sde(**expected.sde.to_dict()).discrete_betas().astype(np.float32)
+    found, assumed = compvis.translate(dotted(unet_shapes(name)), codec, text, betas, None, None)
+    network = create_network(found)
+    # A level without a transformer has neither heads nor depth, and () means one plain block a level.
+    keys = set(network.__dataclass_fields__) - {"attention_head_dim", "parent", "name"}
+    assert {key: getattr(network, key) for key in keys} == {key: getattr(create_network(expected), key) for key in keys}
+    heads = [models.unet2d.per_level(config.model.attention_head_dim, 4) for config in (found, expected)]
+    assert heads[0] == heads[1] and any("attention heads" in sentence for sentence in assumed)
+    assert dict(found.sde) == dict(expected.sde) and found.model.predicts == expected.model.predicts
+    assert models.create_codec(found.latent.to_dict()).clone(
+        down_block_types=(), up_block_types=()
+    ) == models.create_codec(expected.latent.to_dict() | {"vq_embed_dim": found.latent.vq_embed_dim})
+    assert found.latent.scale_factor == expected.latent.scale_factor
+    create = models.create_text_encoder
+    assert create(found.latent.text.to_dict()) == create(expected.latent.text.to_dict())
+    assert found.data.image_size == expected.data.image_size
+
+
+def test_the_base_model_of_the_second_version_is_known_by_its_training_step():
+    shapes = dict(dotted(unet_shapes("sd15")))
+    shapes |= {name: (shape[0], 1024) for name, shape in shapes.items() if re.search(r"attn2\.to_[kv]", name)}
+    for step, predicts, side in ((875_000, "eps", 64), (140_000, "v", 96), (None, "v", 96)):
+        found, _ = compvis.translate(shapes, {}, {}, None, None, step)
+        assert (found.model.predicts, found.data.image_size) == (predicts, side)
+        assert found.model.attention_head_dim == (5, 10, 20, 20)
+
+
+def test_a_chain_of_another_shape_is_refused():
+    linear = np.linspace(1e-4, 0.02, 500)
+    found, _ = compvis.translate(dotted(unet_shapes("sd15")), {}, {}, linear, None, None)
+    np.testing.assert_allclose(sde_lib.create_sde(**found.sde.to_dict()).discrete_betas(), linear, rtol=1e-6)
+    with pytest.raises(ValueError, match="The file's 500 betas, .* are even neither in themselves nor in their roots"):
+        compvis.translate(dotted(unet_shapes("sd15")), {}, {}, linear**1.5 / 0.02**0.5 + 9e-5, None, None)
 
 
 def test_the_unconditional_one_has_the_published_number_of_parameters():
-    config = config_of("ldm_lsun_bedroom")
-    shapes = fitting.shapes(models.param_shapes(create_network(config), (64, 64, 3)))
+    shapes = unet_shapes("ldm_lsun_bedroom")
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 274_056_163  # diffusers' UNet2DModel counts them
 
 
 @pytest.mark.parametrize(("name", "codec"), [("sd15", "sd_codec"), ("ldm_imagenet", "ldm_codec")])
 def test_a_codec_has_the_published_names_and_shapes(name, codec):
     latent = config_of(name).latent
-    assert torch_digest(models.codec_shapes(models.create_codec(latent.to_dict()))) == PUBLISHED[codec]
+    assert digest(torch_shapes(models.codec_shapes(models.create_codec(latent.to_dict())))) == PUBLISHED[codec]
 
 
 def test_encoders_of_texts_images_and_classes_have_the_published_names_and_shapes():
     for name in ("sd15", "sd2"):
         encoder = models.create_text_encoder(config_of(name).latent.text.to_dict())
-        assert torch_digest(models.text_shapes(encoder)) == PUBLISHED[f"{name}_text"]
+        assert digest(torch_shapes(models.text_shapes(encoder))) == PUBLISHED[f"{name}_text"]
     image = CLIPImage(width=1024, mlp_width=4096, num_layers=24, num_heads=16, patch_size=14, projection_dim=768)
-    assert torch_digest(models.image_shapes(image)) == PUBLISHED["clip_image"]
+    assert digest(torch_shapes(models.image_shapes(image))) == PUBLISHED["clip_image"]
     table = models.create_text_encoder(config_of("ldm_imagenet").latent.text.to_dict())
     assert fitting.shapes(models.text_shapes(table)) == {"embedding/embedding": (1001, 512)}
 
