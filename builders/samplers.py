@@ -116,13 +116,13 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         return sampler_of(dataclasses.replace(model, denoiser=_given(model, config, given, null, take)), take)
 
     sampler = numbered(create) if given or guided else create(Take([0], 1))
-    sampler = classifier_free.counted(sampler, config, sampler_of, model)
     if sampling.latents:
-        return begin_from(sampler, read_latents(config, model.shape), prior_scale(model.sde, grid))
-    if not sampling.start_image:
-        return sampler
-    pictures = model.encode(to_range(start_pictures(model, config), config))
-    return begin_at(sampler, pictures, prior_scale(model.sde, grid) / sampling.start_sigma)
+        sampler = begin_from(sampler, read_latents(config, model.shape), prior_scale(model.sde, grid))
+    elif sampling.start_image:
+        pictures = model.encode(to_range(start_pictures(model, config), config))
+        sampler = begin_at(sampler, pictures, prior_scale(model.sde, grid) / sampling.start_sigma)
+    # Last, for what is made anew for each group counts evaluations.
+    return classifier_free.counted(sampler, config, sampler_of, model)
 
 
 def _check_method(method: str) -> None:

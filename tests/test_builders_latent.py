@@ -1,19 +1,24 @@
 """A latent model in the engine: samplers see latents, users images; prompts, classes, guidance, refusals."""
 
+import base64
+import dataclasses
 import json
 import logging
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_files import golden_folder
 from latent_models import SD, decode, encode, model_of, network, noise, read, write_tokenizer
 from PIL import Image as Pillow
 
+from benchmarks.peers import guided_latents
 from builders import classifier_free
 from builders.conditions import Take, parse_labels
 from builders.draw import image_keys, sample, to_pixels
 from builders.prompts import Contexts, read_prompts
 from builders.samplers import class_labels, create_sampler, network_conditions
+from models.denoiser import Denoiser
 from modes.estimate import estimate
 from sampling.time_grids import explicit
 
@@ -119,6 +124,8 @@ def test_a_start_image_is_encoded_noised_and_denoised(home, model):
     label = jnp.full(2, 999 * SD.time(np.float64(1.0)))
     eps = np.asarray(network(0.7, y / np.sqrt(2), label, contexts_of(model, ["a cat", ""])))
     np.testing.assert_allclose(found, y - eps, atol=1e-4)
+    model.config.guidance.cfg_scale = 2.0
+    assert sample(model, {}, [0]).nfe == 2
 
 
 def test_inpainting_holds_the_latents_whose_pixels_are_all_known(home):
@@ -183,6 +190,41 @@ def test_random_labels_follow_the_seed_and_leave_the_null_class_out():
 def test_what_is_said_before_a_run_has_the_decoder(model):
     sampler = create_sampler(model, model.config)
     assert "; decoding about" in estimate(model, sampler, 4)
+
+
+# --- diffusers' pipelines --------------------------------------------------------------------------------------------
+
+
+def said_by_formula(params, x, labels, context):
+    label, said = (value[:, None, None, None] for value in (labels, context.mean((1, 2))))
+    return params * guided_latents.output(x, label, said, jnp)
+
+
+@pytest.mark.parametrize("name", guided_latents.CASES)
+def test_a_guided_latent_trajectory_ends_where_that_of_diffusers_does(home, tmp_path, name):
+    golden = json.loads((golden_folder("latent") / "guided.json").read_text())[name]
+    theirs = np.frombuffer(base64.b64decode(golden["x"]), "<f4").reshape(1, 4, 4, 4)
+    _, settings, method, own = guided_latents.CASES[name]
+    predicts = "v" if "prediction_type" in settings else "eps"
+    s = SD.noise_scale(np.array(golden["timesteps"]) / 999)
+    np.savez(tmp_path / "start.npz", guided_latents.start())
+    model = model_of(
+        home / "tokenizer",
+        {"cfg_scale": guided_latents.SCALE},
+        predicts=predicts,
+        method=method,
+        grid=",".join(repr(float(value)) for value in [*s, 0.0]),
+        num_steps=0,
+        latents=str(tmp_path / "start.npz"),
+        prompts=str(home / "prompts.txt"),
+        **own,
+    )
+    # The prompt is 0.4 throughout, the empty one 0.
+    text = model.text._replace(apply=lambda params, ids: 0.4 * (ids[:, 1:2, None] != ids[:, 2:3, None]))
+    denoiser = Denoiser(jnp.float32(1.0), said_by_formula, SD, predicts, "index")
+    drawn = sample(dataclasses.replace(model, denoiser=denoiser, text=text), {}, [0])
+    assert drawn.nfe == 16
+    assert np.abs(drawn.images - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
