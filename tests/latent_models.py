@@ -80,7 +80,7 @@ def model_of(tokenizer: Path | None, guidance=(), kind="clip", predicts="eps", *
 
 
 def _alone(params, x, labels):
-    return network(params, x, labels, jnp.zeros((len(x), 1, 1)))
+    return network(params, x, labels, jnp.zeros_like(x[:, :1, :1, 0]))
 
 
 def noise(keys, shape=(4, 4, 4)) -> np.ndarray:

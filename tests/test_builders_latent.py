@@ -13,13 +13,15 @@ from latent_models import SD, decode, encode, model_of, network, noise, read, wr
 from PIL import Image as Pillow
 
 from benchmarks.peers import guided_latents
-from builders import classifier_free
+from builders import classifier_free, exported, likelihood
 from builders.conditions import Take, parse_labels
 from builders.draw import image_keys, sample, to_pixels
 from builders.prompts import Contexts, read_prompts
 from builders.samplers import class_labels, create_sampler, network_conditions
 from models.denoiser import Denoiser
+from modes import masks, train
 from modes.estimate import estimate
+from modes.request import Request
 from sampling.time_grids import explicit
 
 
@@ -311,3 +313,38 @@ def test_a_published_list_of_noise_scales_runs_on_latents(home):
     model.config.sampling.prompts = str(home / "prompts.txt")
     sampler = create_sampler(model, model.config)
     assert sampler.nfe == 2 * explicit([*ays, 0.0]).num_steps
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (lambda model: masks.estimate_from_model(model, Request(None, None, from_model=4), None), "power:2.0"),
+        (lambda model: likelihood.check(model.config, "index"), "--mode=likelihood.*not pixels"),
+        (lambda model: train.run(Request(model.config, None)), "training.method='score_matching'.*ld3"),
+    ],
+)
+def test_modes_of_pixels_are_refused_with_what_to_do_instead(refused, message):
+    with pytest.raises(ValueError, match=message):
+        refused(model_of(None, kind="none"))
+
+
+def test_an_exported_program_returns_decoded_images():
+    model = model_of(None, kind="none", num_steps=3)
+    sampler = create_sampler(model, model.config)
+    program = exported.create_program(model, sampler, model.config)
+    found = program.call(jnp.uint32(42), jnp.arange(2, dtype=jnp.uint32))
+    expected = np.clip((model.decode(sample(model, {}, range(2)).images) + 1) / 2, 0, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_likelihood_of_a_guided_model_is_refused():
+    model = model_of(None, {"cfg_scale": 2.0}, kind="none")
+    model.config.latent.kind = "none"
+    with pytest.raises(ValueError, match="cfg_scale=2 changes the flow"):
+        likelihood.check(model.config, "index")
+
+
+def test_a_network_that_knows_no_condition_is_not_guided():
+    model = model_of(None, {"cfg_scale": 2.0}, kind="none")
+    with pytest.raises(ValueError, match="no class that means none"):
+        create_sampler(model, model.config)
