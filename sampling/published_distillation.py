@@ -31,8 +31,7 @@ def posterior_std(s: Table, alpha: Table, variance: str = "small") -> Table:
     found = re.fullmatch(r"small|large|medium:(0|1|0?\.\d+)", variance)
     if not found:
         raise ValueError(
-            f"config.sampling.compat.variance={variance!r} is unknown; choose 'small', 'large' or such as "
-            "'medium:0.3'."
+            f"config.sampling.compat.variance={variance!r} is unknown; choose 'small', 'large' or such as 'medium:0.3'."
         )
     share = {"small": 0.0, "large": 1.0}.get(variance) if found[1] is None else float(found[1])
     assert share is not None

@@ -92,9 +92,7 @@ def test_what_an_operator_cannot_keep_or_follow_is_refused(model):
     checked(**{"sde.end_time": 1 / 16, "dsno.teacher_steps": 16})
     with pytest.raises(ValueError, match="cfg_scale=3: DSNO learns without guidance"):
         checked(**{"guidance.cfg_scale": 3.0})
-    with pytest.raises(
-        ValueError, match="config.model.name='ddpm': config.training.method='dsno' trains ncsnpp, v_d"
-    ):
+    with pytest.raises(ValueError, match="config.model.name='ddpm': config.training.method='dsno' trains ncsnpp, v_d"):
         config = config_of()
         config.model.name = "ddpm"
         builder.check(Model(model.denoiser, config, "aa"))
