@@ -43,8 +43,8 @@ def whole(problem: Problem, params: ld3.Params, noise: jax.Array, checkpoint: bo
     problem = problem._replace(objective=problem.objective._replace(checkpoint=checkpoint))
 
     def loss(denoiser: Any, params: ld3.Params) -> jax.Array:
-        objective, space, student, _ = problem
-        return ld3.loss(objective, space, student, denoiser, params, noise, jnp.zeros_like(noise)).sum()
+        target = jnp.zeros_like(noise)
+        return ld3.loss(problem.objective, problem.space, problem.student, denoiser, params, noise, target).sum()
 
     start = time.perf_counter()
     compiled = jax.jit(jax.grad(loss, argnums=1)).lower(problem.denoiser, params).compile()
