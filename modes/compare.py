@@ -64,7 +64,7 @@ def run(request: Request) -> None:
     """Compares methods and writes W/report/index.html; rows in W/results.jsonl, images in W/compare."""
     model, workdir = open_model(request), workdir_of(request)
     config = model.config
-    photographs = evaluate.open_photographs(config)
+    photographs = evaluate.open_photographs(config, model.image_shape)
     statistics = None
     if photographs is not None or config.eval.reference:
         statistics = evaluate.open_statistics(config, workdir, photographs)

@@ -20,6 +20,7 @@ from metrics.sliced_wasserstein import pyramid_distances
 from modes import paired_run
 from modes.request import Request, workdir_of
 from reports import rows
+from reports.images import png_shape
 from reports.outputs import read_run
 from reports.plots import plot_spectra
 
@@ -51,7 +52,10 @@ def run(request: Request) -> None:
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
     folder = workdir / config.eval.eval_folder
-    row = measure(folder, *open_standards(config, workdir))
+    # A run knows its size, whatever the config says; of what is none, `measure` speaks.
+    drawn = (png_shape(path) for path in sorted(folder.glob("image_*.png"))[:1])
+    shape = next(drawn, None) or image_shape(config)
+    row = measure(folder, *open_standards(config, workdir, shape))
     if config.eval.paired_with:
         row |= paired_run.distances(folder, config)
     rows.append_row(workdir / "results.jsonl", row)
@@ -62,12 +66,12 @@ def run(request: Request) -> None:
     logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
 
 
-def open_standards(config: ConfigDict, workdir: Path) -> Standards:
-    """All that config.data.source, config.eval.reference and config.eval.detector allow.
+def open_standards(config: ConfigDict, workdir: Path, shape: tuple[int, int, int]) -> Standards:
+    """All that config.data.source, config.eval.reference and config.eval.detector allow; shape: (h, w, c) of images.
 
     Raises ValueError where there is nothing to hold a run against, another run (config.eval.paired_with) included.
     """
-    photographs = open_photographs(config)
+    photographs = open_photographs(config, shape)
     judge = judges.open_judge(config, workdir, photographs.training if photographs else None)
     statistics = None
     if photographs or _names_statistics(config) or (judge is None and not config.eval.paired_with):
@@ -108,13 +112,12 @@ def measure(
     }
 
 
-def open_photographs(config: ConfigDict) -> Photographs | None:
-    """The images of config.data.source as training would see them; None where no source is named."""
+def open_photographs(config: ConfigDict, shape: tuple[int, int, int]) -> Photographs | None:
+    """The images of config.data.source as training would see them, (h, w, c); None where no source is named."""
     data = config.data
     if not data.source:
         return None
-    side, _, channels = image_shape(config)
-    images, _ = load_images(create_source(data.source, data.split), side, channels)
+    images, _ = load_images(create_source(data.source, data.split), shape[0], shape[2])
     held_out = np.arange(len(images)) % data.holdout == 0 if data.holdout else np.zeros(len(images), bool)
     return Photographs(images[~held_out], images[held_out])
 

@@ -20,9 +20,10 @@ from ml_collections import ConfigDict
 
 from builders.config import apply_overrides, resolve_config
 from builders.judge import check_size
+from builders.latent import image_shape
 from metrics.frechet import check_sample_size
 from modes import evaluate, sample
-from modes.request import SHORT_FLAGS, Request, workdir_of
+from modes.request import SHORT_FLAGS, Request, open_model, workdir_of
 from reports import rows
 
 Point = dict[str, Any]  # config key -> value
@@ -37,7 +38,9 @@ def run(request: Request) -> None:
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
     points = shard_of(parse_sweep(request.sweep, config), request.shard)
-    standards = evaluate.open_standards(config, workdir)
+    told = request.config is not None and not config.model.factory  # else the weights or the function know the size
+    shape = image_shape(config) if told else open_model(request).image_shape
+    standards = evaluate.open_standards(config, workdir, shape)
     if standards.statistics is not None and standards.judge is None:
         fit = standards.statistics.block_moments._replace(n=config.eval.num_samples)
         check_sample_size(fit, "images (--num_samples)")

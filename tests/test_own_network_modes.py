@@ -96,3 +96,13 @@ def test_images_pairs_latents_masks_and_programs_are_drawn_with_it(folder):
     run(folder, "inspect")
     run(folder, "convert", output=str(folder / "own.safetensors"))
     assert os.path.getsize(folder / "own.safetensors")
+
+
+def test_it_is_measured_and_swept_against_images_of_its_own_size(folder):
+    pictures = images(folder) | {"eval.num_samples": 16}
+    run(folder, "sample", "measured", overrides=pictures)
+    run(folder, "evaluate", "measured", overrides=pictures)
+    assert json.loads((folder / "measured" / "results.jsonl").read_text())["n"] == 16
+    run(folder, "sweep", "swept", overrides=pictures, sweep=("method=unipc,ddim",))
+    rows = (folder / "swept" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(row)["point"] for row in rows] == ["method=unipc", "method=ddim"]
