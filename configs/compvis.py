@@ -22,6 +22,10 @@ _HEADS = {512: 1, 768: 8, 1280: 8}
 _OPEN_CLIP = 1024  # width of the context of Stable Diffusion 2
 _EPS_STEP = 875_000  # training step of its base model, which predicts eps at 512 pixels; its others predict v at 768
 
+_CHAIN = ("schedule", "beta_min", "beta_max", "num_scales")
+# Stable Diffusion's betas, times their number, LDM's and DDPM's: what a table in half precision is taken for.
+_PUBLISHED = (("scaled_linear", 0.85, 12.0), ("scaled_linear", 1.5, 19.5), ("linear", 0.1, 20.0))
+
 
 def translate(
     unet: Shapes, codec: Shapes, text: Shapes, betas: np.ndarray | None, scale: float | None, step: int | None
@@ -135,20 +139,21 @@ def _text(shapes: Shapes, context: int) -> dict[str, Any]:
 
 
 def _chain(betas: np.ndarray | None) -> dict[str, Any]:
-    """config.sde of a table of betas, even in themselves or in their roots."""
+    """config.sde of a table of betas, even in themselves or in their roots; half a table's digits are enough."""
     if betas is None:
-        return dict(schedule="scaled_linear", beta_min=0.85, beta_max=12.0, num_scales=1000)
+        return dict(zip(_CHAIN, (*_PUBLISHED[0], 1000), strict=True))
+    tolerance, digits = (5e-3, 3) if betas.dtype.itemsize < 4 else (1e-4, 6)
     betas = np.asarray(betas, np.float64)
-    count, first, last = len(betas), float(betas[0]), float(betas[-1])
-    for schedule, power in (("scaled_linear", 2), ("linear", 1)):
-        found = np.linspace(first ** (1 / power), last ** (1 / power), count) ** power
-        if np.allclose(found, betas, rtol=1e-4):
-            # Of the float32 in the file, the number that was meant.
-            ends = (float(f"{end * count:.6g}") for end in (first, last))
-            return dict(schedule=schedule, num_scales=count, **dict(zip(("beta_min", "beta_max"), ends, strict=True)))
+    count = len(betas)
+    first, last = (float(f"{count * end:.{digits}g}") for end in (betas[0], betas[-1]))
+    for schedule, low, high in (*_PUBLISHED, ("scaled_linear", first, last), ("linear", first, last)):
+        power = 2 if schedule == "scaled_linear" else 1
+        even = np.linspace((low / count) ** (1 / power), (high / count) ** (1 / power), count)
+        if np.allclose(even**power, betas, rtol=tolerance):
+            return dict(zip(_CHAIN, (schedule, low, high, count), strict=True))
     raise ValueError(
-        f"The file's {count} betas, {first:g} to {last:g}, are even neither in themselves nor in their roots; its "
-        "chain is not supported."
+        f"The file's {count} betas, {betas[0]:g} to {betas[-1]:g}, are even neither in themselves nor in their roots; "
+        "its chain is not supported."
     )
 
 
