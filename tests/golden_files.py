@@ -1,13 +1,15 @@
-"""Recorded files of independent programs; the large ones are kept as .gz and unpacked once a process."""
+"""Recorded files of independent programs; the large ones are kept as .xz or .gz and unpacked once a process."""
 
 import atexit
 import functools
 import gzip
+import lzma
 import shutil
 import tempfile
 from pathlib import Path
 
 GOLDENS = Path(__file__).parent / "goldens"
+UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 @functools.cache
@@ -19,8 +21,8 @@ def golden_folder(area: str) -> Path:
     for path in packed.rglob("*"):
         target = unpacked / path.relative_to(packed)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".gz":
-            target.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        if path.suffix in UNPACK:
+            target.with_suffix("").write_bytes(UNPACK[path.suffix](path.read_bytes()))
         elif path.is_file():
             shutil.copyfile(path, target)
     return unpacked

@@ -1,6 +1,6 @@
 """Records what diffusers and transformers put out for tiny latent-diffusion networks with weights drawn by name.
 
-    python -m benchmarks.peers.latent_goldens tests/goldens/latent/networks.json.gz
+    python -m benchmarks.peers.latent_goldens tests/goldens/latent/networks.json.xz
     python -m benchmarks.peers.latent_goldens --published
 
 The second prints a digest of the names and shapes of each published network (no weights are drawn). Needs torch,
@@ -10,9 +10,9 @@ its state dict under the library's own names, and outputs; weights and inputs ar
 """
 
 import base64
-import gzip
 import hashlib
 import json
+import lzma
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
@@ -267,7 +267,7 @@ def main(target: str) -> None:
         found[case] = {"class": kind, "config": config, "shapes": shapes, "outputs": packed}
     content = json.dumps(found, separators=(",", ":")).encode()
     Path(target).parent.mkdir(parents=True, exist_ok=True)
-    Path(target).write_bytes(gzip.compress(content, 9, mtime=0))
+    Path(target).write_bytes(lzma.compress(content, preset=9))
 
 
 if __name__ == "__main__":
