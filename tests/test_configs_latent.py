@@ -4,15 +4,20 @@ import functools
 import importlib
 import re
 
+import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from latent_cases import FAST_COMPILE
 
 import models
 import sde_lib
 from benchmarks.peers.latent_goldens import digest
 from builders.latent import image_shape
-from builders.model import create_network
+from builders.model import create_denoiser, create_network
 from checkpoints import fitting
+from checkpoints.base import unflatten
 from configs import compvis
 from models.clip import CLIPImage
 
@@ -95,6 +100,24 @@ def test_the_architecture_of_a_published_file_is_read_off_its_tensors(name):
     assert found.data.image_size == expected.data.image_size
 
 
+@pytest.mark.slow
+def test_a_step_of_stable_diffusion_at_full_width_runs():
+    """3.4 GB of weights that repeat one block of noise, on a small latent."""
+    config = config_of("sd15")
+    block = np.random.default_rng(0).standard_normal(100_003).astype(np.float32)
+    params = {}
+    for path, shape in fitting.shapes(models.param_shapes(create_network(config), (8, 8, 4))).items():
+        drawn = np.resize(block, shape) / np.float32(np.sqrt(np.prod(shape[:-1])))
+        params[path] = jnp.asarray(
+            drawn if len(shape) > 1 else np.full(shape, float(path.endswith("scale")), np.float32)
+        )
+    denoiser = create_denoiser(config, unflatten(params)).given(context=jnp.ones((1, 77, 768), jnp.float32))
+    x = jnp.asarray(np.resize(block, (1, 8, 8, 4)))
+    denoise = jax.jit(lambda model, y: model.denoise(y, jnp.float32(5.0)), compiler_options=FAST_COMPILE)
+    out = np.asarray(denoise(denoiser, x))
+    assert out.shape == x.shape and np.isfinite(out).all() and out.std() > 1e-3
+
+
 def test_the_base_model_of_the_second_version_is_known_by_its_training_step():
     shapes = dict(dotted(unet_shapes("sd15")))
     shapes |= {name: (shape[0], 1024) for name, shape in shapes.items() if re.search(r"attn2\.to_[kv]", name)}
@@ -102,6 +125,17 @@ def test_the_base_model_of_the_second_version_is_known_by_its_training_step():
         found, _ = compvis.translate(shapes, {}, {}, None, None, step)
         assert (found.model.predicts, found.data.image_size) == (predicts, side)
         assert found.model.attention_head_dim == (5, 10, 20, 20)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["sd15", "ldm_imagenet"])
+def test_a_table_of_betas_in_half_precision_is_known(name, dtype):
+    sde = config_of(name).sde
+    betas = (
+        sde_lib.create_sde(**sde.to_dict()).discrete_betas().astype(ml_dtypes.bfloat16 if dtype[0] == "b" else dtype)
+    )
+    found, _ = compvis.translate(dotted(unet_shapes("sd15")), {}, {}, betas, None, None)
+    assert dict(found.sde) == dict(sde)
 
 
 def test_a_chain_of_another_shape_is_refused():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from latent_cases import FAST_COMPILE, config_of, drawn_image, output_of, params_of, relative_error, tensors_of
 
@@ -9,6 +10,7 @@ import models
 from benchmarks.peers.latent_goldens import CLASSES, LABELS, drawn
 from checkpoints import fitting
 from configs import diffusers_parts
+from models.spatial_transformer import SpatialTransformer
 
 TINY = dict(nf=8, ch_mult=(1, 2), num_res_blocks=1, norm_num_groups=4, cross_attention_dim=6, attention_head_dim=2)
 BLOCKS = dict(
@@ -103,3 +105,11 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
 def test_a_unet_without_a_counterpart_is_refused_by_key(changes, message):
     with pytest.raises(ValueError, match=f"^unet: .*{message}"):
         diffusers_parts.condition(config_of("sd1", **changes), "unet")
+
+
+def test_small_features_enter_a_transformer_with_a_millionth_under_the_root():
+    x = 1e-3 * np.asarray(drawn_image("input.small", 1, 4, 3, 3), np.float64)
+    identity = {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}
+    params = {"norm": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}, "proj_in": identity, "proj_out": identity}
+    out = SpatialTransformer(heads=1, depth=0, groups=1).apply({"params": params}, jnp.asarray(x), None)
+    np.testing.assert_allclose(out, x + (x - x.mean()) / np.sqrt(x.var() + 1e-6), rtol=1e-6)
