@@ -102,3 +102,11 @@ def test_another_scale_or_interval_compiles_nothing_anew():
     for scale, interval in ((2.0, (0.1, 5.0)), (4.0, (0.2, 6.0))):
         call(guided(one, null, scale, interval), X)
     assert len(traced) == 1
+
+
+def test_images_of_one_batch_at_different_noise_are_each_guided_where_they_are():
+    one = denoiser_of("x0", VESDE(0.01, 50.0))
+    t = one.sde.time(jnp.array([0.1, 2.0]))
+    found = guided(one, null_of(one).conditions, 3.0, (0.5, 7.0)).output_at(X, t)
+    plain, full = one.output_at(X, t), guided(one, null_of(one).conditions, 3.0).output_at(X, t)
+    np.testing.assert_allclose(found, jnp.stack([plain[0], full[1]]), rtol=1e-6)
