@@ -67,6 +67,15 @@ def test_edm2_pickles_are_read_as_data(tmp_path, protocol):
     np.testing.assert_array_equal(found.moments.covariance, FIT.covariance.T)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_a_pickle_keep_their_rows_and_columns(tmp_path, order):
+    table = np.array([[1, 2, 3], [4, 5, 6]], order=order)
+    (tmp_path / "table.pkl").write_bytes(pickle.dumps([{"table": table}, (2.5, "word")], protocol=4))
+    (first, rest) = numpy_pickle.read(tmp_path / "table.pkl")
+    np.testing.assert_array_equal(first["table"], [[1, 2, 3], [4, 5, 6]])
+    assert rest == (2.5, "word")
+
+
 class Hostile:
     def __reduce__(self):
         return print, ("executed",)
