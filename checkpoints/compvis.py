@@ -22,6 +22,7 @@ from checkpoints.pickle_data import Instance, Placeholder
 from checkpoints.torch_pickle import Tensor, to_numpy
 
 UNET, EMA, CODEC, CONDITION = "model.diffusion_model.", "model_ema.", "first_stage_model.", "cond_stage_model."
+_PARTS = {"vae": CODEC, "text_encoder": CONDITION}
 _NUMBERS = ("betas", "scale_factor")
 _NOT_WEIGHTS = ("decay", "num_updates")  # of the moving average
 
@@ -81,7 +82,7 @@ def arrange(tensors: Tensors, path: Path, step: int | None = None, placeholders:
     extra: dict[str, Any] = {"parts": parts, "placeholders": placeholders}
     extra |= {name: tensors[name] for name in _NUMBERS if name in tensors}
     ema = _average(raw, _part(tensors, EMA), path)
-    notes = [] if ema else ["The file has no moving average of the U-Net, or nothing else."]
+    notes = [] if ema else ["The file has one set of weights of the U-Net."]
     if placeholders:
         notes.append(
             f"{len(placeholders)} names of other programs in the file were not imported: {_list(placeholders)}."
@@ -89,9 +90,6 @@ def arrange(tensors: Tensors, path: Path, step: int | None = None, placeholders:
     # What the heads of an attention without transformer blocks are, no tensor shows.
     config = {"step": step} if any(".transformer_blocks." in name for name in raw) else None
     return Checkpoint("compvis", raw, ema, config, step, path, extra, tuple(notes))
-
-
-_PARTS = {"vae": CODEC, "text_encoder": CONDITION}
 
 
 def is_latent(tensors: Mapping[str, Any]) -> bool:

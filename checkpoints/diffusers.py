@@ -37,7 +37,7 @@ def read(path: Path) -> Checkpoint:
     scheduler = next((_json(file) for file in schedulers if file.exists()), None)
     if scheduler is not None:
         extra["scheduler"] = scheduler
-    part = _read_part(model)
+    part = read_part(model)
     return Checkpoint("diffusers", part.tensors, None, part.config, None, path, extra, tuple(notes))
 
 
@@ -46,7 +46,7 @@ def _others(path: Path, pipeline: dict[str, Any]) -> tuple[dict[str, Any], list[
     declared = {name for name, entry in pipeline.items() if isinstance(entry, list) and entry and entry[0] is not None}
     parts = {"vae" if name in _CODECS else name: name for name in (*_CODECS, *_TEXT_ENCODERS) if name in declared}
     extra: dict[str, Any] = {"pipeline": pipeline}
-    extra["parts"] = {part: _read_part(path / name) for part, name in parts.items()}
+    extra["parts"] = {part: read_part(path / name) for part, name in parts.items()}
     if "scheduler" in declared and not (path / "scheduler" / "scheduler_config.json").exists():
         raise FileNotFoundError(_missing(path / "scheduler" / "scheduler_config.json"))
     if "tokenizer" in declared:
@@ -63,10 +63,6 @@ def _others(path: Path, pipeline: dict[str, Any]) -> tuple[dict[str, Any], list[
 
 def read_part(folder: Path) -> Part:
     """The network in a folder of diffusers or transformers, such as a CLIP model; raises as `read`."""
-    return _read_part(folder)
-
-
-def _read_part(folder: Path) -> Part:
     if not (folder / "config.json").exists():
         raise FileNotFoundError(_missing(folder / "config.json"))
     return Part(_weights(folder), _json(folder / "config.json"), folder)
