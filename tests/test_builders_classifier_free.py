@@ -108,6 +108,7 @@ def test_calls_within_an_interval_are_counted_before_anything_runs(method, tmp_p
         assert sampler.nfe == explicit(grid).num_steps + 2  # 5 and 1 lie inside
 
 
+@pytest.mark.slow
 def test_preconditioned_sampling_draws_the_mean_that_guidance_asks_for():
     model = model_of({"cfg_scale": 2.0}, method="pds", num_steps=300, freq_mask_path="natural", labels="1")
     same = jnp.array([0.2, 0.2, 0.2])
@@ -123,6 +124,7 @@ def test_preconditioned_sampling_draws_the_mean_that_guidance_asks_for():
     assert drawn.nfe == 2 * 600
 
 
+@pytest.mark.slow
 def test_the_adaptive_solver_counts_two_calls_an_evaluation():
     ode = model_of({"cfg_scale": 2.0}, method="ode")
     drawn = sample(ode, {}, range(2))

@@ -106,7 +106,13 @@ def test_pixels_are_decoded_latents_and_everything_in_between_sees_latents(model
 
 @pytest.mark.parametrize(
     ("method", "own"),
-    [("pds", {"freq_mask_path": "power:2.0", "num_steps": 10}), ("stsp2", {}), ("unipc", {}), ("sa", {}), ("gs", {})],
+    [
+        pytest.param("pds", {"freq_mask_path": "power:2.0", "num_steps": 10}, marks=pytest.mark.slow),
+        pytest.param("sa", {}, marks=pytest.mark.slow),
+        ("stsp2", {}),
+        ("unipc", {}),
+        ("gs", {}),
+    ],
 )
 def test_every_kind_of_sampler_draws_guided_latents(home, method, own, tmp_path):
     if method == "gs":
@@ -130,6 +136,7 @@ def test_a_start_image_is_encoded_noised_and_denoised(home, model):
     assert sample(model, {}, [0]).nfe == 2
 
 
+@pytest.mark.slow
 def test_inpainting_holds_the_latents_whose_pixels_are_all_known(home):
     settings = {"kind": "inpainting", "image": str(home / "picture.png"), "mask": str(home / "mask.png")}
     settings |= {"likelihood": "direct", "conditional": "flow", "cfg_scale": 2.0}
@@ -148,6 +155,7 @@ def test_inpainting_holds_the_latents_whose_pixels_are_all_known(home):
         create_sampler(model, model.config)
 
 
+@pytest.mark.slow
 def test_guidance_by_a_text_encoder_sees_decoded_images(home, tmp_path):
     (tmp_path / "clip.py").write_text(
         "import jax.numpy as jnp\nclass Encoder:\n    resolution = 8\n"
@@ -328,6 +336,7 @@ def test_modes_of_pixels_are_refused_with_what_to_do_instead(refused, message):
         refused(model_of(None, kind="none"))
 
 
+@pytest.mark.slow
 def test_an_exported_program_returns_decoded_images():
     model = model_of(None, kind="none", num_steps=3)
     sampler = create_sampler(model, model.config)
