@@ -10,7 +10,7 @@ import models
 from benchmarks.peers.latent_goldens import tokens
 from checkpoints import latent_names
 from configs import diffusers_parts
-from models.clip import CLIPImage
+from models.clip import OLD_EOS, CLIPImage, CLIPText
 
 
 def text_of(case):
@@ -90,3 +90,13 @@ def test_an_input_of_another_size_is_refused():
 def test_a_text_encoder_without_a_counterpart_is_refused_by_key(changes, message):
     with pytest.raises(ValueError, match=f"^text: .*{message}"):
         diffusers_parts.text_encoder(config_of("text", **changes), "text")
+
+
+def test_the_first_end_of_a_text_stands_for_it_whatever_tokens_are_higher():
+    tokens = jnp.array([[3, 1, 2, 1, 3], [1, 3, 3, 3, 3]])
+    rng = np.random.default_rng(0)
+    for end, places in ((1, (1, 0)), (OLD_EOS, (0, 1))):
+        encoder = CLIPText(width=4, num_layers=0, num_heads=1, vocab_size=4, max_tokens=5, eos_token_id=end)
+        params = jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape)), models.text_shapes(encoder))
+        out = encoder.apply({"params": params}, tokens)
+        np.testing.assert_array_equal(out.pooled, out.hidden[jnp.arange(2), jnp.array(places)])

@@ -11,6 +11,7 @@ from benchmarks.peers.latent_goldens import CLASSES, LABELS, drawn
 from checkpoints import fitting
 from configs import diffusers_parts
 from models.spatial_transformer import SpatialTransformer
+from models.unet2d_condition import UNet2DCondition
 
 TINY = dict(nf=8, ch_mult=(1, 2), num_res_blocks=1, norm_num_groups=4, cross_attention_dim=6, attention_head_dim=2)
 BLOCKS = dict(
@@ -113,3 +114,10 @@ def test_small_features_enter_a_transformer_with_a_millionth_under_the_root():
     params = {"norm": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}, "proj_in": identity, "proj_out": identity}
     out = SpatialTransformer(heads=1, depth=0, groups=1).apply({"params": params}, jnp.asarray(x), None)
     np.testing.assert_allclose(out, x + (x - x.mean()) / np.sqrt(x.var() + 1e-6), rtol=1e-6)
+
+
+def test_keys_left_out_of_a_config_have_the_defaults_of_diffusers():
+    model, data = diffusers_parts.condition({"_class_name": "UNet2DConditionModel"}, "unet")
+    assert models.create_network(model["name"], model) == UNet2DCondition()
+    assert (UNet2DCondition().attention_head_dim, UNet2DCondition().cross_attention_dim) == (8, 1280)
+    assert data == {"num_channels": 4, "num_classes": 0}
