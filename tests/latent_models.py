@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tokenizers.pre_tokenizers import ByteLevel
 
 from builders.model import Model
 from builders.prompts import TextNetwork
@@ -48,7 +49,7 @@ def read_class(params, classes):
 def write_tokenizer(folder: Path, pad: str = "") -> Path:
     """vocab.json and merges.txt that know every byte and a few words."""
     folder.mkdir(exist_ok=True)
-    letters = clip_tokens._letters()
+    letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in CHAIN[1])]
     tokens += [clip_tokens.START, clip_tokens.END]
     (folder / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))

@@ -39,7 +39,8 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latent")
     tokenizer = write_pipeline(folder / "pipeline") / "tokenizer"
     write_wider(folder / "pipeline" / "unet")
-    vocab = [f"{word}</w>" for word in WORDS] + [f"{n}</w>" for n in range(10)] + [START, END]
+    pieces = ["c", "ca", "t</w>", "d", "o", "do", "g</w>", "a", *(f"{word}</w>" for word in WORDS)]
+    vocab = pieces + [f"{n}</w>" for n in range(38 - len(pieces))] + [START, END]
     (tokenizer / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(vocab)}))
     (tokenizer / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\nd o\ndo g</w>\n")
     (folder / "prompts.txt").write_text("a cat\n\na dog 猫\n", encoding="utf-8")
