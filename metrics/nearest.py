@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 
 from metrics.inputs import Images, to_unit, unit_batches
 
@@ -65,6 +64,8 @@ def memorisation(samples: Images, training: Images, held_out: Images) -> Memoris
     `copies` looks at the ratio of the nearest to the second nearest distance, which smoothness does not change: near 0
     for a copy, near 1 otherwise. It is 0.01 for a model that copies nothing.
     """
+    from scipy.stats import rankdata  # a second of every start, otherwise
+
     ours, theirs = nearest_neighbours(samples, training), nearest_neighbours(held_out, training)
     n, m = len(ours.distance), len(theirs.distance)
     ranks = rankdata(np.concatenate([ours.distance[:, 0], theirs.distance[:, 0]]))

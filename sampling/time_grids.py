@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from scipy import optimize
 
 from array_types import Table
 from sampling.base import TimeGrid
@@ -206,6 +205,8 @@ def dmn(n: int, s_max: float, s_min: float, error: Callable[[Table], Table] = _p
     `error` is s for pixels; the published program takes sigma^2/alpha for latents. It also sets norms to 0 beyond seven
     steps; terms of neighbouring steps may then cancel, and what is found depends on the optimiser, so 3 is kept here.
     """
+    from scipy import optimize  # a second of every start, otherwise
+
     length = np.log(s_max / s_min)
 
     def grid(logits):  # increments of lam as a softmax: positive and of the right sum

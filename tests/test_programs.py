@@ -113,7 +113,16 @@ def test_numbers_that_change_between_runs_do_not_compile_again():
 
 
 def test_sampling_imports_nothing_heavy():
-    heavy = ("torch", "tensorflow", "tensorflow_datasets", "orbax", "matplotlib", "grain")
+    heavy = (
+        "torch",
+        "tensorflow",
+        "tensorflow_datasets",
+        "orbax",
+        "matplotlib",
+        "grain",
+        "scipy.stats",
+        "scipy.optimize",
+    )
     program = f"import sys, run_lib; print([name for name in {heavy!r} if name in sys.modules])"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
