@@ -7,6 +7,7 @@ import run_lib
 from benchmarks import tour
 
 
+@pytest.mark.slow
 def test_the_five_stops_show_five_families_at_the_calls_their_captions_name(tmp_path, monkeypatch):
     monkeypatch.setattr(tour, "SEEDS", range(1))
     (tmp_path / "given").mkdir()

@@ -33,7 +33,7 @@ def published():
         return jax.tree.map(jnp.asarray, params), {key: file[key] for key in file.files}
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 def test_logits_and_gradient_equal_guided_diffusion(dtype):
     params, io = published()
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -85,6 +85,7 @@ def test_a_classifier_of_another_size_or_none_at_all_is_refused(workdir, tmp_pat
         load_classifier(other, model_of(8))
 
 
+@pytest.mark.slow
 def test_losses_go_to_tensorboard_on_request(pictures, tmp_path, monkeypatch):
     written = []
 

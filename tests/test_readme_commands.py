@@ -22,7 +22,12 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(("method", "compat"), COMMANDS)
+QUICK = (("ddim", "corrected"), ("stsp4", "official"))  # the others take the same ways through the program
+
+
+@pytest.mark.parametrize(
+    ("method", "compat"), [each if each in QUICK else pytest.param(*each, marks=pytest.mark.slow) for each in COMMANDS]
+)
 def test_a_published_command_has_its_equivalent(method, compat, tmp_path):
     config = tiny_config("class_conditional")
     settings = {

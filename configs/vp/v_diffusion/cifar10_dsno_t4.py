@@ -1,8 +1,9 @@
 """DSNO on CIFAR-10: a student that draws M = 4 points of its teacher's path in one pass (Zheng et al. 2023).
 
-    C=configs/vp/v_diffusion/cifar10_dsno_t4.py
-    python main.py --mode=train --config $C --workdir W --checkpoint cifar_original
-    python main.py --config $C --workdir W --checkpoint solver-model_400000.pt
+    python main.py --config configs/vp/v_diffusion/cifar10_dsno_t4.py --workdir W --checkpoint student.pt
+    python main.py --config configs/vp/v_diffusion/cifar10_dsno_t4.py --workdir W --mode train --checkpoint teacher
+
+The published files of teacher and student are cifar_original and solver-model_400000.pt.
 
 As published but for three things: its distance was that of VGG's features (--config.dsno.distance=perceptual takes a
 network of yours), its rate halved at 100, 200 and 300 thousand updates, and it dropped features out. Published: FID

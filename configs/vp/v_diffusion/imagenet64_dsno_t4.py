@@ -1,8 +1,9 @@
 """DSNO on ImageNet, 64 px: a student that draws M = 4 points of its teacher's path in one pass (Zheng et al. 2023).
 
-    C=configs/vp/v_diffusion/imagenet64_dsno_t4.py
-    python main.py --mode=train --config $C --workdir W --checkpoint imagenet_16
-    python main.py --config $C --workdir W --checkpoint solver-model_480000.pt --labels 207
+    python main.py --config configs/vp/v_diffusion/imagenet64_dsno_t4.py --workdir W --checkpoint student.pt
+    python main.py --config configs/vp/v_diffusion/imagenet64_dsno_t4.py --workdir W --mode train --checkpoint teacher
+
+The published files of teacher and student are imagenet_16 and solver-model_480000.pt.
 
 Its teacher is itself the student of 16 steps of progressive distillation, whose estimates are clipped to the data
 range; choose --config.dsno.teacher_steps for one that takes any number. The published run dropped features out; FID
