@@ -96,6 +96,7 @@ def test_a_consistency_student_is_called_once_or_again_after_fresh_noise(consist
         run_lib.sample(student, {"num_steps": 3}, range(2))
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_mid_stage_ends_in_the_same_bytes(halved, teacher, tmp_path, monkeypatch):
     batch, made = distillation.Timed.batch, []
 
