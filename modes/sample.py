@@ -230,7 +230,11 @@ def gain(model: Model, sampler: Sampler, count: int, seconds: float) -> str:
     full = model.sde.num_scales * predictor_corrector_settings(model.config).steps_per_level()
     if not count:
         return "All images were there already."
+    copies = model.config.model.num_times  # a student of DSNO sees as many of an image in its one call
+    work = f" (the work of {copies})" if copies > 1 else ""
+    fewer = full / (sampler.nfe * copies)
     return (
-        f"{count} images of {sampler.nfe} network calls each in {format_seconds(seconds)}; "
-        f"{full / sampler.nfe:.3g} times fewer calls than the {full} of the predictor-corrector sampler at speed_up 1."
+        f"{count} images of {sampler.nfe} network calls{work} each in {format_seconds(seconds)}; "
+        f"{fewer:{',.0f' if fewer >= 100 else '.3g'}} times fewer calls than the {full} of the predictor-corrector "
+        "sampler at speed_up 1."
     )
