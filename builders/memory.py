@@ -42,7 +42,7 @@ def fitting(free: float, few: int, more: int) -> int:
 
 
 def automatic_microbatch(model: Model, config: ConfigDict, count: int) -> int:
-    """Images a call, a power of two: what a device holds, what config.eval.batch_size allows, what `count` need."""
+    """Images a call: what a device holds (a power of two), what config.eval.batch_size allows, what `count` need."""
     devices = jax.local_devices()
     wanted = max(1, min(config.eval.batch_size, count) // len(devices))
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")

@@ -49,8 +49,8 @@ def stored_times(spacing: str, num_steps: int, count: int) -> tuple[Table, np.nd
 
     Returns (label times, decreasing, the last 0; step numbers 0..num_steps-1). The estimate that a step makes at its
     start carries the time at which the step arrives, as the published trajectories do: the last one is the sample.
-    "quadratic" puts more of them near the image: t_k = 2 (count - 1 - k)^2 / num_steps counted in steps,
-    k = 0..count-1 with k = 0 at the noise and left out.
+    "uniform": t_k = 1 - k/count for k = 1..count. "quadratic" puts more of them near the image: t_k = (1 - k/count)^2,
+    the published 2 (16 - k)^2/512 where 16 of them are kept of 512 steps.
 
     Raises ValueError where the spacing does not fall on steps.
     """
