@@ -1,7 +1,7 @@
 """--mode=inspect: what is in a weight file, whether the network of a config fits it, and whether it denoises."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import checkpoints
 from builders import sanity
@@ -55,6 +55,19 @@ def which(stored: checkpoints.Checkpoint, found: Sequence[str]) -> str:
         config = resolve_config(load_config_file(path))
         if sanity.can_check(config):
             ratios[path] = sanity.declared(Model(create_denoiser(config, read_params(stored, config)), config)).ratio
-    lines = [f"{ratio:12.2f}  {path}" for path, ratio in sorted(ratios.items(), key=lambda item: item[1])]
+    return ranking(ratios, str(stored.path)) if ratios else "None of them can be looked at with a synthetic picture."
+
+
+def ranking(ratios: Mapping[str, float], checkpoint: str) -> str:
+    """Configs by the noise that is left under each, and what to do next."""
+    ordered = sorted(ratios.items(), key=lambda item: item[1])
+    lines = [f"{ratio:12.2f}  {path}" for path, ratio in ordered]
     heading = f"Noise left of a synthetic picture under each; above {conventions.FAILED:g} it does not denoise:"
-    return "\n".join([heading, *lines])
+    best, least = ordered[0]
+    after = f"python main.py --config {best} --checkpoint {checkpoint} --workdir W --method unipc --steps 10"
+    if least > conventions.FAILED:
+        after = (
+            "It denoises under none of them: its weights are untrained or damaged, or it was trained otherwise than "
+            "any of these says. If you have the config that it was trained with: --config THAT_FILE."
+        )
+    return "\n".join([heading, *lines, "", after])
