@@ -32,6 +32,7 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where nothing says it.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes share the run; with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0; with --coordinator.")
+_TRAIN = flags.DEFINE_enum("train", "", ["", "ld3"], "--mode=compare: ld3 learns a schedule, too, and compares it.")
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "--mode=compare: about how long it may take.")
 
 # Short flags, the published ones among them; modes/request.py says which config key each one sets.
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> None:
         sweep=tuple(_SWEEP.value),
         shard=_SHARD.value,
         minutes=_MINUTES.value,
+        train=_TRAIN.value,
         from_image=_FROM_IMAGE.value,
         from_model=_FROM_MODEL.value,
         cluster=cluster(),

@@ -26,6 +26,7 @@ class Group(NamedTuple):
 
     indices: list[int]  # of the images, without padding
     result: SampleResult
+    memory: int | None  # bytes that its program takes on a device
 
 
 def _microbatch(config: ConfigDict) -> int:
@@ -85,7 +86,8 @@ def sample_groups(
             records.append(record)
             on_steps(done - before)
             before = done
-        yield Group(indices, _result(sampler, state, records, len(indices)))
+        memory = base.chunk_memory(sampler.step, operands, state, sampler.rows, config.sampling.chunk)
+        yield Group(indices, _result(sampler, state, records, len(indices)), memory)
 
 
 def _result(sampler: Sampler, state: Any, records: list[Any], count: int) -> SampleResult:

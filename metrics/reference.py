@@ -89,6 +89,15 @@ def load_reference(path: str | Path) -> Reference:
     )
 
 
+def check_shape(shape: tuple[int, ...], reference: Reference) -> None:
+    """Raises ValueError for images (h, w, c) of another size than the reference's."""
+    if tuple(shape) != reference.image_shape:
+        raise ValueError(
+            f"Images are {tuple(shape)} and the reference {reference.name!r} is {reference.image_shape} (h, w, c): "
+            "resize neither; make a reference at the model's size (benchmarks/reference_statistics.py --size)."
+        )
+
+
 def scores(images: Images, reference: Reference, replicates: int = 100, seed: int = 0) -> dict[str, float | int | str]:
     """All that can be said of samples [n, h, w, c] from the reference alone, as one flat dict for a result row.
 
@@ -103,11 +112,7 @@ def scores(images: Images, reference: Reference, replicates: int = 100, seed: in
     Raises ValueError for another image size than the reference's, or n too small for the covariance.
     """
     shape = np.shape(images)[1:]
-    if tuple(shape) != reference.image_shape:
-        raise ValueError(
-            f"Images are {shape} and the reference {reference.name!r} is {reference.image_shape} (h, w, c): resize "
-            "neither; make a reference at the model's size (benchmarks/reference_statistics.py --size)."
-        )
+    check_shape(shape, reference)
     features, power = block_means(images, reference.block), spectrum.radial_power(images)
     block = frechet.frechet_interval(features, reference.block_moments, replicates, seed)
     radial = spectrum.radial_power_interval(power, reference.radial_power, replicates, seed)

@@ -1,10 +1,10 @@
 """--mode=compare: which method draws best from this checkpoint, within a time that is given.
 
-    python main.py --mode=compare --checkpoint FILE --workdir W [--data images/] [--minutes 10]
+    python main.py --mode=compare --checkpoint FILE --workdir W [--data images/] [--minutes 10] [--train ld3]
 
 Times one network call, says which methods it will try, on how many images and how long that takes, draws and measures
-them from equal noise, and writes the report of `modes.report`. It trains nothing. A comparison that was killed goes on
-with the same plan: W/compare.json.
+them from equal noise, and writes the report of `modes.report`. It trains nothing, but for a schedule where --train ld3
+asks for one (`modes/compare_learning.py`). A comparison that was killed goes on with the same plan: W/compare.json.
 """
 
 import copy
@@ -27,9 +27,11 @@ from builders.draw import sample as draw
 from builders.grids import create_grid
 from builders.model import Model
 from builders.samplers import create_sampler
+from metrics.intervals import normal_interval
 from metrics.paired import rmse
-from metrics.reference import Reference, save_reference
-from modes import evaluate, report, sample, sweep
+from metrics.reference import Reference, check_shape, save_reference
+from modes import compare_learning, evaluate, report, sample, sweep
+from modes.compare_learning import Learning
 from modes.request import Request, open_model, workdir_of
 from reports import rows
 from reports.atomic import write_text
@@ -58,6 +60,7 @@ class Plan(NamedTuple):
     points: dict[str, dict[str, Any]]
     n: int
     seconds: float  # that it will take, about
+    learning: Learning | None = None  # of the schedule of the last point, with --train ld3
 
 
 def run(request: Request) -> None:
@@ -68,7 +71,14 @@ def run(request: Request) -> None:
     statistics = None
     if photographs is not None or config.eval.reference:
         statistics = evaluate.open_statistics(config, workdir, photographs)
-    plan = _kept(workdir / "compare.json", model) or create_plan(model, statistics, 60 * request.minutes)
+    if statistics is not None:
+        check_shape(model.image_shape, statistics)
+    plan = _kept(workdir / "compare.json", model) or _planned(model, statistics, request, workdir)
+    if request.train and plan.learning is None:
+        raise ValueError(
+            f"{workdir / 'compare.json'}: the comparison here was begun without --train={request.train}; use another "
+            "--workdir, or leave --train out."
+        )
     logging.info("%s", describe(model, plan, statistics))
     if request.dry_run:
         return
@@ -82,14 +92,41 @@ def run(request: Request) -> None:
         if name in done:
             continue
         logging.info("%d of %d: %s", number, len(plan.points), name)
-        folder = _draw(request, name, point, plan.n)
-        row = evaluate.measure(folder, statistics if plan.n >= needed(statistics) else None, photographs)
-        row |= facts(model, point) | {"point": name, "draw": sweep.draw_command(sys.argv, point)}
+        try:
+            learned = _learned(model, plan.learning, workdir) if name == compare_learning.POINT else {}
+            folder = _draw(request, name, point, plan.n)
+            row = evaluate.measure(folder, statistics if plan.n >= needed(statistics) else None, photographs)
+        except (ValueError, FloatingPointError) as error:  # it diverged, say; the others may not
+            sweep.append_failure(workdir, name, error)
+            continue
+        row |= facts(model, point) | learned | {"point": name, "draw": sweep.draw_command(sys.argv, point)}
         if point["sampling.method"] not in STOCHASTIC:
-            row["distance"] = float(rmse(read_run(folder)[0][:PAIRED], read_run(many)[0]).mean())
+            row |= distance(rmse(read_run(folder)[0][:PAIRED], read_run(many)[0]))
         rows.append_row(workdir / "results.jsonl", row)
         rows.write_csv(workdir / "results.csv", rows.read_rows(workdir / "results.jsonl"))
     logging.info("Open %s in a browser.", report.write_report(workdir, config))
+
+
+def _planned(model: Model, statistics: Reference | None, request: Request, workdir: Path) -> Plan:
+    """`create_plan`, and what is to be learned as its last point."""
+    seconds, per_call = 60 * request.minutes, call_seconds(model)
+    if not request.train:
+        return create_plan(model, statistics, seconds, per_call)
+    learning = compare_learning.create_learning(model, seconds, per_call, COMPILING)
+    plan = create_plan(model, statistics, seconds - learning.seconds, per_call)
+    path = str(compare_learning.schedule_path(workdir))
+    point = {"sampling.method": "ld3", "sampling.num_steps": compare_learning.STEPS, "sampling.schedule": path}
+    spent = plan.seconds + learning.seconds + learning.calls * plan.n * per_call + COMPILING
+    return Plan({**plan.points, compare_learning.POINT: point}, plan.n, spent, learning)
+
+
+def _learned(model: Model, learning: Learning | None, workdir: Path) -> dict[str, Any]:
+    """Columns of the row of a schedule that is learned here: how long that took, and the command that does it."""
+    assert learning is not None
+    seconds = compare_learning.learn(model, learning, workdir)
+    default = dict(sweep.leaves(model.config.to_dict()))
+    told = {key: value for key, value in learning.changes.items() if default[key] != value}
+    return {"learning_seconds": seconds, "learn": sweep.draw_command(sys.argv, told, "train")}
 
 
 def needed(statistics: Reference | None) -> int:
@@ -97,12 +134,11 @@ def needed(statistics: Reference | None) -> int:
     return len(statistics.block_moments.mean) + 1 if statistics is not None else 0
 
 
-def create_plan(model: Model, statistics: Reference | None, seconds: float) -> Plan:
+def create_plan(model: Model, statistics: Reference | None, seconds: float, per_call: float) -> Plan:
     """As many images a row as leave time for the core of CANDIDATES, then as many of them as there is time for.
 
     Raises ValueError, with how long it would take, if even the fewest images do.
     """
-    per_call = call_seconds(model)
     calls = {name: (point, nfe) for name, point, nfe in _possible(model)}
     reference_calls = _changed(model, REFERENCE)[1]
     few = needed(statistics)
@@ -128,8 +164,8 @@ def call_seconds(model: Model) -> float:
     few = {"method": "ddim", "num_steps": 2, "schedule": ""}
     draw(_plain(model), few, range(size))
     start = time.perf_counter()
-    draw(_plain(model), few, range(size))
-    return (time.perf_counter() - start) / (2 * size)
+    calls = draw(_plain(model), few, range(size)).nfe
+    return (time.perf_counter() - start) / (calls * size)
 
 
 def _plain(model: Model) -> Model:
@@ -164,11 +200,19 @@ def describe(model: Model, plan: Plan, statistics: Reference | None) -> str:
     few = needed(statistics)
     if plan.n < few:
         against += f", by spectra and distances only: the Frechet distance needs {few} images a row"
+    learning = f" For the last, {compare_learning.describe(plan.learning, model.config)}." if plan.learning else ""
     return (
         f"{len(plan.points)} ways to sample {model.config.model.name} ({model.num_params / 1e6:.2f} M parameters, "
         f"{model.image_shape[0]} px), {plan.n} images each, {against}; about {format_seconds(plan.seconds)} on "
-        f"{rows.machine()}: {'; '.join(plan.points)}."
+        f"{rows.machine()}: {'; '.join(plan.points)}.{learning}"
     )
+
+
+def distance(each: np.ndarray) -> dict[str, float]:
+    """Columns of a row: the mean distance of images [n] to the reference run, with a 95 % interval over them."""
+    error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 0.0
+    found = normal_interval(float(each.mean()), error)
+    return {"distance": found.value, "distance_low": max(found.low, 0.0), "distance_high": found.high}
 
 
 def facts(model: Model, point: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +240,8 @@ def _draw(request: Request, name: str, point: dict[str, Any], n: int) -> Path:
 
 def _keep(path: Path, model: Model, plan: Plan) -> None:
     content = {"format": FORMAT, "version": 1, "weights": model.weights_hash, "jax": jax.__version__}
-    write_text(path, json.dumps(content | plan._asdict(), indent=1))
+    content |= plan._asdict() | {"learning": plan.learning._asdict() if plan.learning else None}
+    write_text(path, json.dumps(content, indent=1))
 
 
 def _kept(path: Path, model: Model) -> Plan | None:
@@ -205,8 +250,9 @@ def _kept(path: Path, model: Model) -> Plan | None:
         return None
     try:
         content = json.loads(path.read_text())
-        plan = Plan(content["points"], content["n"], content["seconds"])
-    except (ValueError, KeyError) as error:
+        learning = Learning(**content["learning"]) if content.get("learning") else None
+        plan = Plan(content["points"], content["n"], content["seconds"], learning)
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no plan of a comparison ({error}); delete it, or use another --workdir."
         ) from error

@@ -1,6 +1,7 @@
 """--mode=evaluate: what the images of W/<eval_folder> score against a reference; one row in W/results.jsonl."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from metrics.sliced_wasserstein import pyramid_distances
 from modes import paired_run
 from modes.request import Request, workdir_of
 from reports import rows
-from reports.images import png_shape
+from reports.images import png_shape, read_png
 from reports.outputs import read_run
 from reports.plots import plot_spectra
 
@@ -55,6 +56,9 @@ def run(request: Request) -> None:
     # A run knows its size, whatever the config says; of what is none, `measure` speaks.
     drawn = (png_shape(path) for path in sorted(folder.glob("image_*.png"))[:1])
     shape = next(drawn, None) or image_shape(config)
+    if request.dry_run:
+        logging.info("%s", describe(config, folder, shape))
+        return
     row = measure(folder, *open_standards(config, workdir, shape))
     if config.eval.paired_with:
         row |= paired_run.distances(folder, config)
@@ -66,16 +70,27 @@ def run(request: Request) -> None:
     logging.info("Row %d of %s.", len(everything), workdir / "results.jsonl")
 
 
+def describe(config: ConfigDict, folder: Path, shape: tuple[int, int, int]) -> str:
+    """--dry_run: what would be held against what."""
+    standards = {"images": config.data.source, "statistics": config.eval.reference, "a run": config.eval.paired_with}
+    against = [f"{kind} {name}" for kind, name in standards.items() if name]
+    by = f", by {config.eval.detector} as well" if config.eval.detector else ""
+    count = len(list(folder.glob("image_*.png")))
+    return f"{count} images of {shape} in {folder} against {', '.join(against) or 'nothing'}{by}."
+
+
 def open_standards(config: ConfigDict, workdir: Path, shape: tuple[int, int, int]) -> Standards:
     """All that config.data.source, config.eval.reference and config.eval.detector allow; shape: (h, w, c) of images.
 
-    Raises ValueError where there is nothing to hold a run against, another run (config.eval.paired_with) included.
+    Raises ValueError where there is nothing to hold a run against, another run (config.eval.paired_with) included, and
+    for statistics of images of another size.
     """
     photographs = open_photographs(config, shape)
     judge = judges.open_judge(config, workdir, photographs.training if photographs else None)
     statistics = None
     if photographs or _names_statistics(config) or (judge is None and not config.eval.paired_with):
         statistics = open_statistics(config, workdir, photographs)
+        reference.check_shape(shape, statistics)
     return Standards(statistics, photographs, judge)
 
 
@@ -103,12 +118,29 @@ def measure(
         "method": record["settings"]["config"]["sampling"]["method"],
         "calls": session.get("calls"),
         "gradient_calls": session.get("gradient_calls"),
-        "seconds": sum(part["seconds"]["steady"] for part in record["sessions"] if "seconds" in part),
+        **cost(record["sessions"], len(images)),
         "folder": str(folder),
         "seed": record["settings"]["seed"],
         "checkpoint": record["settings"]["weights"][:12],
         "machine": rows.machine(),
         "command": " ".join(sys.argv),
+        "config": read_png(folder / f"image_{paired_run.image_indices(folder)[0]}.png").text.get("config"),
+    }
+
+
+def cost(sessions: Sequence[Mapping[str, Any]], n: int) -> dict[str, float | None]:
+    """What n images of a run took, from its sessions: columns of a result row.
+
+    compile_seconds: tracing and compiling, 0 where this process had the program already. steady_seconds: all the rest;
+    what a killed session took is not known, so the rate of the others stands for its images. peak_memory: bytes of
+    the sampling program on a device, by the compiler's analysis. None where nothing is known.
+    """
+    ended = [part for part in sessions if "seconds" in part]
+    written, steady = sum(part["images_written"] for part in ended), sum(part["seconds"]["steady"] for part in ended)
+    return {
+        "compile_seconds": sum(part["seconds"]["compile"] for part in ended),
+        "steady_seconds": steady * n / written if written else None,
+        "peak_memory": max((part["peak_memory"] for part in ended if part.get("peak_memory")), default=None),
     }
 
 

@@ -27,16 +27,15 @@ from reports.outputs import read_run
 
 SHOWN = 8  # images of each method
 LINES = 8  # methods in the pictures of images and spectra
-COLUMNS = {
-    "method": "method",
-    "steps": "steps",
-    "calls": "calls",
-    "gradient_calls": "gradient calls",
+REFERENCE_RUN = Path("compare", "reference")  # below the work directory: a comparison's run of many calls
+COLUMNS = {  # behind method, steps, calls and what the rows are judged by
     "block_frechet": "block Frechet",
     "distance": "distance",
     "radial_power_error": "spectrum error",
     "residual_noise": "residual noise",
-    "seconds": "seconds",
+    "steady_seconds": "seconds",
+    "compile_seconds": "compiling, s",
+    "megabytes": "memory, MB",
 }
 
 
@@ -60,12 +59,13 @@ def write_report(workdir: Path, config: ConfigDict | None = None) -> Path:
     everything = list(newest.values())
     quality, judged = choose.judged(everything)
     choose.check_comparable(judged, str(table))
-    judged.sort(key=lambda row: (row["calls"], row[quality]))
+    unjudged = [row for row in everything if row not in judged]
+    judged = sorted(choose.with_series(judged), key=lambda row: (row["calls"], row[quality]))
     front = set(plots.pareto_front([(row["calls"], row[quality]) for row in judged]))
     best = [row for row in judged if (row["calls"], row[quality]) in front]
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    said, meaning = choose.QUALITIES[quality]
+    said, meaning = choose.quality_words(quality)
     parts = [
         page.paragraph(f"Methods are judged by the {said}: {meaning} Less is better."),
         page.heading("What to use"),
@@ -79,8 +79,8 @@ def write_report(workdir: Path, config: ConfigDict | None = None) -> Path:
         page.heading("All rows"),
         _table(judged, front, quality),
         page.heading("Commands of the front"),
-        page.choices([(str(row["calls"]), choose.name(row), row.get("draw", "")) for row in best]),
-        *_rest(workdir, [row for row in everything if row not in judged]),
+        page.choices([(str(row["calls"]), choose.name(row), _commands(row)) for row in best]),
+        *_rest(workdir, unjudged, {str(name) for name in newest}),
     ]
     path = folder / "index.html"
     page.write_page(path, "Which method should I use?", _facts(judged), parts)
@@ -103,23 +103,29 @@ def _choices(judged: Sequence[Mapping[str, Any]], quality: str) -> str:
         choices = list(group)
         budgets = ["more" if math.isinf(choice.budget) else f"{choice.budget:.0f}" for choice in choices]
         row = choices[0].row
-        lines.append((f"up to {', '.join(budgets)}", words, row.get("draw", "") if row else ""))
+        lines.append((f"up to {', '.join(budgets)}", words, _commands(row) if row else ""))
     return page.choices(lines)
 
 
+def _commands(row: Mapping[str, Any]) -> str:
+    """What draws with a row's settings; before it what learns them, where they were learned."""
+    return "\n".join(row[key] for key in ("learn", "draw") if row.get(key))
+
+
 def _quality(folder: Path, judged: Sequence[Mapping[str, Any]], quality: str) -> str:
-    labels = {"calls": "network calls an image", "seconds": "seconds for all images, without compilation"}
-    labels[quality] = choose.QUALITIES[quality][0]
+    labels = {"calls": "network calls an image", "steady_seconds": "seconds for all images, without compilation"}
+    labels[quality] = choose.quality_words(quality)[0]
     floor = judged[0].get(f"{quality}_floor")
     figures = []
     for cost, caption in (
         ("calls", "Quality against network calls. The grey band is the front: nothing measured beats it in both."),
-        ("seconds", "The same against time. Bars are 95 % intervals over the images."),
+        ("steady_seconds", "The same against time. Bars are 95 % intervals over the images."),
     ):
-        timed = [row for row in judged if row.get(cost)]
+        timed = [{**row, "method": row["series"]} for row in judged if row.get(cost)]
         if timed:
-            plots.plot_quality(folder / f"quality_{cost}.png", timed, quality, cost, labels, "", floor)
-            figures.append(page.figure(folder / f"quality_{cost}.png", caption))
+            picture = folder / f"quality_{cost.removeprefix('steady_')}.png"
+            plots.plot_quality(picture, timed, quality, cost, labels, "", floor)
+            figures.append(page.figure(picture, caption))
     return page.pair(*figures)
 
 
@@ -159,15 +165,22 @@ def _grids(folder: Path, judged: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _spectra(folder: Path, best: Sequence[Mapping[str, Any]], workdir: Path, config: ConfigDict | None) -> list[str]:
-    """Radial power of the methods on the front against that of real images, where those are known."""
-    statistics = find_statistics(workdir, config)
-    drawn = {choose.name(row): images for row in best[:LINES] if (images := _drawn(row)) is not None}
-    if statistics is None or not drawn or next(iter(drawn.values())).shape[1:] != statistics.image_shape:
+    """Radial power of the methods on the front against that of real images, or of the run of many calls."""
+    statistics, first = find_statistics(workdir, config), None
+    if statistics is not None:
+        shape, power_of_all, against = statistics.image_shape, statistics.radial_power, statistics.name
+    elif (long := _drawn({"folder": workdir / REFERENCE_RUN})) is not None:
+        first = len(long)  # images from equal noise on both sides
+        shape, power_of_all, against = long.shape[1:], spectrum.radial_power(long).mean(axis=0), "the reference run"
+    else:
+        return []
+    drawn = {choose.name(row): images[:first] for row in best[:LINES] if (images := _drawn(row)) is not None}
+    if not drawn or next(iter(drawn.values())).shape[1:] != shape:
         return []
     power = {label: spectrum.radial_power(images).mean(axis=0) for label, images in drawn.items()}
-    plots.plot_spectra(folder / "spectra.png", power, statistics.radial_power, statistics.name)
+    plots.plot_spectra(folder / "spectra.png", power, power_of_all, against)
     caption = (
-        "Radial power spectra on the front; on the right over that of real images: above 1 is noise, below is blur."
+        f"Radial power spectra on the front; on the right over that of {against}: above 1 is noise, below is blur."
     )
     return [page.heading("Too smooth, too noisy?"), page.figure(folder / "spectra.png", caption)]
 
@@ -182,19 +195,42 @@ def find_statistics(workdir: Path, config: ConfigDict | None) -> reference.Refer
 
 
 def _table(judged: Sequence[Mapping[str, Any]], front: set, quality: str) -> str:
-    columns = {key: text for key, text in COLUMNS.items() if any(row.get(key) for row in judged)}
+    said = choose.quality_words(quality)[0]
+    columns = {"series": "method", "steps": "steps", "calls": "calls", "gradient_calls": "gradient calls"}
+    columns |= {quality: said, "interval": "95 % interval"} | COLUMNS
+    shown = [_with_words(row, quality) for row in judged]
+    columns = {key: text for key, text in columns.items() if any(row.get(key) for row in shown)}
     marked = [place for place, row in enumerate(judged) if (row["calls"], row[quality]) in front]
-    return page.table(judged, columns, marked) + page.paragraph("Tinted rows are on the front.", "note")
+    return page.table(shown, columns, marked) + page.paragraph(
+        "Tinted rows are on the front. Seconds are of all images of a row; compiling is 0 where a row could use the "
+        "program of an earlier one; memory is that of the sampling program on a device, by the compiler's analysis.",
+        "note",
+    )
 
 
-def _rest(workdir: Path, unjudged: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What failed, and what was measured and cannot be judged."""
-    failures = rows.read_rows(workdir / "failures.jsonl")
+def _with_words(row: Mapping[str, Any], quality: str) -> dict[str, Any]:
+    """The row with its interval in words and its memory in megabytes."""
+    low, high, memory = row.get(f"{quality}_low"), row.get(f"{quality}_high"), row.get("peak_memory")
+    steps = row.get("steps", row.get("num_steps"))
+    return {
+        **row,
+        "steps": steps,
+        "interval": f"{low:.3g} to {high:.3g}" if low is not None and high is not None else None,
+        "megabytes": memory / 1e6 if memory else None,
+    }
+
+
+def _rest(workdir: Path, unjudged: Sequence[Mapping[str, Any]], measured: set[str]) -> list[str]:
+    """What was measured and cannot be judged, and what failed and was not measured since."""
     parts = []
     if unjudged:
+        names = [{"point": str(row.get("point") or row.get("folder")), "calls": row.get("calls")} for row in unjudged]
         parts.append(page.heading("Not judged"))
-        parts += [page.paragraph(str(row.get("point") or row.get("folder")), "note") for row in unjudged]
+        parts.append(page.paragraph("These rows lack the quality that the others are judged by.", "note"))
+        parts.append(page.table(names, {"point": "row", "calls": "calls"}))
+    found = {(row.get("point"), row.get("error")) for row in rows.read_rows(workdir / "failures.jsonl")}
+    failures = [{"point": point, "error": error} for point, error in sorted(found) if point not in measured]
     if failures:
         parts.append(page.heading("What failed"))
-        parts += [page.paragraph(f"{row.get('point')}: {row.get('error')}", "note") for row in failures]
+        parts.append(page.table(failures, {"point": "row", "error": "why"}))
     return parts

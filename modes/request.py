@@ -44,6 +44,7 @@ class Request(NamedTuple):
     sweep: tuple[str, ...] = ()
     shard: str = ""
     minutes: float = 10.0  # --mode=compare: about how long it may take
+    train: str = ""  # --mode=compare: what is learned too, "ld3" or nothing
     from_image: str = ""  # --mode=sample: draws this image again
     from_model: int = 0  # --mode=masks: from so many images that the model draws
     cluster: Cluster | None = None  # --distributed: the other processes of this run

@@ -27,6 +27,7 @@ from modes import condition_pictures, repeat
 from modes.estimate import estimate
 from modes.request import Request, open_model, parse_seeds, workdir_of
 from reports.animation import write_animation
+from reports.compilation import CompileClock
 from reports.grids import comparison_grid, image_grid
 from reports.images import read_png, write_png
 from reports.outputs import RECORD, RunFolder, read_settings
@@ -136,16 +137,16 @@ def draw(model: Model, request: Request) -> None:
     with _shared_folder(folder_path, settings, session) as folder:
         pending = set(folder.missing(seeds, model.image_shape))
         logging.info("%d of %d images are to be drawn in %s.", len(pending), len(seeds), folder_path)
-        times = [time.perf_counter()]
         mine = own_blocks(blocks(config, seeds), pending)
         devices, _ = group_size(config, max(1, sum(map(len, mine))))
         updates = -(-len(mine) // len(devices)) * num_updates(sampler)
         firsts = {block[0] for block in mine}
-        with Progress(max(1, updates), "sampling", "update", terminal=None if first else False) as progress:
-            for group in sample_groups(
-                model, sampler, config, seeds, lambda block: block[0] not in firsts, progress.update
-            ):
-                times.append(time.perf_counter())
+        start, memory = time.perf_counter(), None
+        bar = Progress(max(1, updates), "sampling", "update", terminal=None if first else False)
+        with bar as progress, CompileClock() as compiling:
+            groups = sample_groups(model, sampler, config, seeds, lambda block: block[0] not in firsts, progress.update)
+            for number, group in enumerate(groups):
+                memory = group.memory
                 sampler = sampler._replace(nfe=max(sampler.nfe, group.result.nfe))  # an adaptive solver knows it now
                 drawn = group.result
                 calls = [drawn.nfe] * len(group.indices) if drawn.calls is None else drawn.calls.tolist()
@@ -153,10 +154,10 @@ def draw(model: Model, request: Request) -> None:
                     if index in pending:
                         prompt = {"prompt": prompts[index % len(prompts)]} if prompts else {}
                         folder.write(index, image, text | prompt | {"index": index, "calls": nfe})
-                if config.eval.animation and first and len(times) == 2:
+                if config.eval.animation and first and number == 0:
                     frames = [image_grid(to_pixels(model, frame)) for frame in group.result.denoised]
                     write_animation(folder_path / "trajectory.webp", np.stack(frames))
-        seconds = _seconds(times)
+        seconds = {"compile": compiling.seconds, "steady": time.perf_counter() - start - compiling.seconds}
         folder.flush()
         processes.wait("images")
         if not first:
@@ -164,6 +165,7 @@ def draw(model: Model, request: Request) -> None:
         shape = model.image_shape
         processes.until_seen(lambda: [folder.image_path(index) for index in folder.missing(seeds, shape)])
         cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
+        cost |= {"peak_memory": memory}
         folder.finish(cost, caption(model, sampler))
     logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
     condition_pictures.write(model, seeds, folder_path, caption(model, sampler))
@@ -205,15 +207,6 @@ def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folde
     }
     write_png(folder / "comparison.png", comparison_grid(rows, caption=f"equal noise, seed {other.seed}"))
     logging.info("Both samplers side by side: %s", folder / "comparison.png")
-
-
-def _seconds(times: list[float]) -> dict[str, float]:
-    """Compile and steady seconds: what the first group took beyond the median of the others is compilation."""
-    groups = np.diff(times)
-    if len(groups) < 2:
-        return {"compile": 0.0, "steady": float(groups.sum())}
-    steady = float(np.median(groups[1:]))
-    return {"compile": max(0.0, float(groups[0]) - steady), "steady": float(groups[1:].sum()) + min(groups[0], steady)}
 
 
 def caption(model: Model, sampler: Sampler) -> str:

@@ -7,6 +7,7 @@ finished rows are not made again, and images of an unfinished point are kept.
 """
 
 import ast
+import copy
 import itertools
 import json
 import shlex
@@ -22,8 +23,8 @@ from builders.config import apply_overrides, resolve_config
 from builders.judge import check_size
 from builders.latent import image_shape
 from metrics.frechet import check_sample_size
-from modes import evaluate, sample
-from modes.request import SHORT_FLAGS, Request, open_model, workdir_of
+from modes import evaluate, repeat, sample
+from modes.request import SHORT_FLAGS, Request, open_model, parse_seeds, workdir_of
 from reports import rows
 
 Point = dict[str, Any]  # config key -> value
@@ -47,7 +48,8 @@ def run(request: Request) -> None:
     if standards.judge is not None:
         check_size(standards.judge, config.eval.num_samples)
     table = workdir / "results.jsonl"
-    done = {row.get("point") for row in rows.read_rows(table)}
+    done = {row["point"]: row for row in rows.read_rows(table) if "point" in row}
+    check_done([(point, done[name]) for point in points if (name := point_name(point)) in done], request, config)
     for number, point in enumerate(points, 1):
         name = point_name(point)
         if name in done:
@@ -56,22 +58,54 @@ def run(request: Request) -> None:
         if request.dry_run:
             continue
         folder = f"sweep/{name}"
-        drawn = request._replace(overrides={**request.overrides, **point, "eval.eval_folder": folder})
+        plain = {"eval.compare": ""}  # a picture of another method beside each point says nothing new
+        drawn = request._replace(overrides=plain | {**request.overrides, **point, "eval.eval_folder": folder})
         try:
             sample.run(drawn)
-        except ValueError as error:
-            logging.warning("%s is left out: %s", name, error)
-            _append_failure(workdir / "failures.jsonl", name, str(error))
+            row = evaluate.measure(workdir / folder, *standards)
+        except (ValueError, OSError) as error:
+            if getattr(error, "errno", None) is not None:  # the disk is full, say: no fault of the point
+                raise
+            append_failure(workdir, name, error)
             continue
-        row = evaluate.measure(workdir / folder, *standards)
         row |= {"draw": draw_command(sys.argv, point)}
         rows.append_row(table, {"point": name} | {key.rpartition(".")[2]: value for key, value in point.items()} | row)
         rows.write_csv(workdir / "results.csv", rows.read_rows(table))
     if request.dry_run:
         return
     columns = {"point": "point", "calls": "calls", "n": "n", "block_frechet": "block Frechet"}
-    columns |= {"radial_power_error": "spectrum error", "seconds": "seconds"}
+    columns |= {"radial_power_error": "spectrum error", "steady_seconds": "seconds"}
+    columns |= {"compile_seconds": "compile seconds", "peak_memory": "bytes a device"}
     print(rows.markdown_table([row for row in rows.read_rows(table) if "point" in row], columns))
+
+
+def check_done(done: Sequence[tuple[Point, rows.Row]], request: Request, config: ConfigDict) -> None:
+    """Raises ValueError where a row of an earlier sweep is of other images than this one asks for under its name."""
+    wanted = len(parse_seeds(request.seeds, config.eval.num_samples))
+    told = [(point, row) for point, row in done if row.get("config")]
+    model = open_model(request) if told else None
+    for _, row in done:
+        if row["n"] != wanted:
+            raise _mixed(row, "n", row["n"], wanted)
+    for point, row in told:
+        assert model is not None
+        if row["checkpoint"] != model.weights_hash[:12]:
+            raise _mixed(row, "checkpoint", row["checkpoint"], model.weights_hash[:12])
+        asked = copy.deepcopy(model.config)
+        apply_overrides(asked, point)
+        there, here = (dict(leaves(json.loads(text))) for text in (row["config"], repeat.settings_text(asked)))
+        if not asked.sampling.microbatch:  # chosen by the run
+            there["sampling.microbatch"] = here["sampling.microbatch"] = None
+        for key in sorted({*there, *here}):
+            if there.get(key) != here.get(key):
+                raise _mixed(row, f"config.{key}", there.get(key, "the default"), here.get(key, "the default"))
+
+
+def _mixed(row: rows.Row, key: str, there: object, here: object) -> ValueError:
+    return ValueError(
+        f"The row {row['point']!r} in this --workdir was made with {key} {there}, this sweep asks for {here}: a table "
+        "holds one kind of run. Use another --workdir, or repeat the sweep as it was."
+    )
 
 
 def parse_sweep(options: Sequence[str], config: ConfigDict) -> list[Point]:
@@ -79,7 +113,7 @@ def parse_sweep(options: Sequence[str], config: ConfigDict) -> list[Point]:
     if not options:
         raise ValueError("--sweep is missing: name options and their values, such as --sweep steps=5,10.")
     axes: list[list[tuple[str, Any]]] = []
-    known = dict(_leaves(config.to_dict()))
+    known = dict(leaves(config.to_dict()))
     for option in options:
         name, equals, values = option.partition("=")
         key = SHORT_FLAGS.get(name, name)
@@ -107,9 +141,9 @@ def point_name(point: Point) -> str:
     return ",".join(f"{key.rpartition('.')[2]}={str(value).replace('/', '_')}" for key, value in point.items())
 
 
-def draw_command(command: Sequence[str], point: Point) -> str:
-    """The command line that draws the images of a point, from that of the sweep or comparison."""
-    dropped = ("mode", "sweep", "shard", "minutes", "data", "num_samples")
+def draw_command(command: Sequence[str], point: Point, mode: str = "") -> str:
+    """The command line that draws the images of a point, or does `mode`, from that of the sweep or comparison."""
+    dropped = ("mode", "sweep", "shard", "minutes", "train", "data", "num_samples")
     kept, arguments = [], iter(command[1:])
     for argument in arguments:
         name, equals, _ = argument.lstrip("-").partition("=")
@@ -119,7 +153,7 @@ def draw_command(command: Sequence[str], point: Point) -> str:
             next(arguments, None)  # its value
     short = {key: name for name, key in SHORT_FLAGS.items()}
     added = [f"--{short.get(key, f'config.{key}')}={value}" for key, value in point.items()]
-    return shlex.join(["python", "main.py", *kept, *added])
+    return shlex.join(["python", "main.py", *([f"--mode={mode}"] if mode else []), *kept, *added])
 
 
 def _value(text: str, default: Any, option: str) -> Any:
@@ -131,14 +165,20 @@ def _value(text: str, default: Any, option: str) -> Any:
         raise ValueError(f"--sweep {option!r}: {text!r} is no {type(default).__name__}.") from None
 
 
-def _leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("sampling.method", "pc"), ... of a config as nested dictionaries."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _append_failure(path: Path, name: str, error: str) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps({"point": name, "error": error}) + "\n")
+def append_failure(workdir: Path, name: str, error: Exception) -> None:
+    """A row of W/failures.jsonl, once for each reason."""
+    logging.warning("%s is left out: %s", name, error)
+    path, row = workdir / "failures.jsonl", {"point": name, "error": str(error)}
+    if row not in rows.read_rows(path):
+        workdir.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")

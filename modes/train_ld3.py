@@ -31,12 +31,16 @@ Curves = dict[str, tuple[list[int], list[float]]]  # name -> updates and losses
 
 
 def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
+    """Loads the model and learns for it (`learn`)."""
+    learn(*_open(config, checkpoint, workdir), workdir)
+
+
+def learn(model: Model, config: ConfigDict, task: builder.Task, workdir: Path) -> None:
     """Writes W/ld3/<name>.json, the schedule, with pictures beside it; a run that was killed goes on.
 
     <name> is what is learned and the number of steps, as ld3_5. Teacher pairs stay in W/pairs, or come from
     config.ld3.pairs.
     """
-    model, config, task = _open(config, checkpoint, workdir)
     folder = workdir / "ld3"
     settings = {"ld3": config.ld3.to_dict(), "steps": task.num_steps, "seed": config.seed}
     keep_plan(folder / f"state_{task.name}", settings | {"weights": model.weights_hash})

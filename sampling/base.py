@@ -141,6 +141,29 @@ def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int)
     images without communication.
     """
     split = _split((operands, state))
+    for window, active, done in _windows(state, rows, chunk):
+        state, records = _scan_chunk(step, split, operands, state, window, active)
+        counted = int(active.sum())
+        yield state, jax.tree.map(lambda leaf, n=counted: leaf[:n], records), done
+
+
+def chunk_memory(step: Step, operands: Any, state: Any, rows: Any, chunk: int) -> int | None:
+    """Bytes that the program of `iterate_chunks` takes on a device: arguments, results and temporaries together.
+
+    Read off the compiled program, so it belongs to these settings whatever else the process has run. After a run, with
+    the state it ended in, it is the program of that run and nothing is compiled. None where the platform says nothing.
+    """
+    window, active, _ = next(_windows(state, rows, chunk))
+    compiled = _scan_chunk.lower(step, _split((operands, state)), operands, state, window, active).compile()
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return held + found.temp_size_in_bytes + found.generated_code_size_in_bytes
+
+
+def _windows(state: Any, rows: Any, chunk: int) -> Iterator[tuple[Any, np.ndarray, int]]:
+    """(rows of a chunk in the dtype of the state, which of them count, steps done after it), chunk by chunk."""
     dtype = next(leaf.dtype for leaf in jax.tree.leaves(state) if _floating(leaf))
     count = len(jax.tree.leaves(rows)[0])
     padding = -count % chunk
@@ -155,11 +178,7 @@ def iterate_chunks(step: Step, operands: Any, state: Any, rows: Any, chunk: int)
     active = np.arange(count + padding) < count
     for start in range(0, count, chunk):
         window = slice(start, start + chunk)
-        state, records = _scan_chunk(
-            step, split, operands, state, jax.tree.map(lambda leaf, w=window: leaf[w], rows), active[window]
-        )
-        done = min(start + chunk, count)
-        yield state, jax.tree.map(lambda leaf, n=done - start: leaf[:n], records), done
+        yield jax.tree.map(lambda leaf, w=window: leaf[w], rows), active[window], min(start + chunk, count)
 
 
 def integrate(step: Step, operands: Any, state: Any, rows: Any, chunk: int | None = None) -> tuple[Any, Any]:

@@ -127,10 +127,11 @@ def prepare() -> None:
         patch.setattr(mode, "estimate", lambda *_: "no estimate")
     patch.setattr(modes.estimate, "training", lambda *_: "no estimate")
     patch.setattr(builders.distillation, "load", load)
-    patch.setattr(compare, "create_plan", lambda *_: compare.Plan({}, 16, 0.0))  # else a call is timed
+    patch.setattr(compare, "create_plan", lambda *_: compare.Plan({}, 16, 0.0))
+    patch.setattr(compare, "call_seconds", lambda *_: 1e-3)
     patch.setattr(train_ld3, "load", lambda config, *_, **__: load(config))
     patch.setattr(run_lib, "configure_jax", lambda *_: None)
-    for mode in ("convert", "encode", "evaluate", "inspect", "masks", "prepare", "report"):
+    for mode in ("convert", "encode", "inspect", "masks", "prepare", "report"):
         patch.setitem(run_lib.MODES, mode, check_only)
     patch.setitem(run_lib.MODES, "train", check_training)
 

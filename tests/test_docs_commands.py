@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image as Pillow
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
-    *(DOCS / name for name in ("index.md", "tutorial.md", "faq.md", "bring_your_own.md", "latent.md")),
+    *(DOCS / name for name in ("index.md", "tutorial.md", "faq.md", "metrics.md", "bring_your_own.md", "latent.md")),
     *sorted((DOCS / "coming_from").glob("*.md")),
 ]
 SYSTEMS = "pds score_sde edm guided_diffusion split_diffusion ld3 diffusers k_diffusion dsno diffusion_distiller"
@@ -28,6 +29,7 @@ def commands_of(page: str) -> list[str]:
         if number % 2:
             found += re.sub(r"\\\n\s*", "", part).splitlines()
         else:
+            found += [line.strip() for line in part.splitlines() if line.startswith("    ")]
             rest += [
                 line.rstrip(" |").rpartition(" | ")[2] if line.startswith("|") else line for line in part.splitlines()
             ]
@@ -47,6 +49,8 @@ def folder(tmp_path_factory):
         grey.save(folder / name)
     grey.resize((8, 8)).save(folder / "small.png")
     Pillow.fromarray(np.uint8(255) * np.tri(32, dtype=np.uint8)).save(folder / "mask.png")
+    with zipfile.ZipFile(folder / "flowers.zip", "w") as file:
+        file.write(folder / "photo.png", "photo.png")
     np.savez(folder / "64_samples.npz", np.zeros((2, 64, 64, 3), np.uint8))
     for name in ("f.npy", "s.npy"):
         np.save(folder / name, np.ones((3, 32, 32), np.float32))

@@ -12,7 +12,7 @@ from configs import base as base_config
 from metrics import reference
 from metrics.frechet import frechet_distance, moments
 from metrics.paired import rmse
-from modes import paired_run
+from modes import evaluate, paired_run
 from modes.request import Request
 from reports.images import write_png
 from reports.outputs import RunFolder, read_run
@@ -32,7 +32,7 @@ def write_run(folder, images, settings=SETTINGS):
     with RunFolder(folder, settings, {"command": "test"}) as run:
         for index, image in enumerate(images):
             run.write(index, image)
-        run.finish({"calls": 40, "gradient_calls": 0, "seconds": {"compile": 1.0, "steady": 2.5}})
+        run.finish({"calls": 40, "gradient_calls": 0, "seconds": {"compile": 1.0, "steady": 2.5}, "peak_memory": 7000})
 
 
 def config(**changes):
@@ -61,10 +61,23 @@ def test_the_row_is_what_the_metrics_say_with_its_circumstances(tmp_path, source
     training = np.stack([image for index, image in enumerate(photographs(40, seed=1)) if index % 4])
     expected = reference.scores(images, reference.compute_reference(training, "photographs"))
     assert {key: row[key] for key in expected} == pytest.approx(expected)
-    assert (row["n"], row["seed"], row["checkpoint"], row["calls"], row["seconds"]) == (30, 3, "abcdefabcdef", 40, 2.5)
+    assert (row["n"], row["seed"], row["checkpoint"], row["calls"]) == (30, 3, "abcdefabcdef", 40)
+    assert (row["compile_seconds"], row["steady_seconds"], row["peak_memory"]) == (1.0, 2.5, 7000)
     assert 0 <= row["block_precision"] <= 1 and 0 <= row["memorisation_copies"] <= 1
     assert row["sliced_wasserstein_8"] > 0
     assert (tmp_path / "results.csv").read_text().startswith("n,")
+
+
+def test_the_cost_of_all_images_is_told_though_a_killed_session_left_no_time():
+    sessions = [
+        {"finished": False},
+        {"images_written": 6, "seconds": {"compile": 2.0, "steady": 3.0}, "peak_memory": 50},
+        {"images_written": 2, "seconds": {"compile": 0.0, "steady": 1.0}, "peak_memory": 60},
+    ]
+    found = evaluate.cost(sessions, 16)  # eight of them by the killed one
+    assert found == {"compile_seconds": 2.0, "steady_seconds": 8.0, "peak_memory": 60}
+    unknown = evaluate.cost([{"images_written": 0, "seconds": {"compile": 0.0, "steady": 0.1}, "peak_memory": None}], 4)
+    assert unknown == {"compile_seconds": 0.0, "steady_seconds": None, "peak_memory": None}
 
 
 def test_copies_of_training_images_are_told(tmp_path, source):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.export
@@ -20,6 +21,7 @@ from builders.draw import image_keys
 from builders.exported import create_program
 from builders.model import create_network
 from configs import base as base_config
+from reports.compilation import CompileClock
 from run_lib import Model
 from sampling import base
 from training import loop
@@ -110,6 +112,29 @@ def test_numbers_that_change_between_runs_do_not_compile_again():
     for change in ({"speed_up": 100.0}, {"snr": 0.3}, {"alpha": 7.0}, {"num_steps": 3}):
         run_lib.sample(model, change, range(4))
     assert base._scan_chunk._cache_size() == before
+
+
+class Line(NamedTuple):
+    x: jax.Array
+
+
+def scaled(factor, state, row):
+    return Line(state.x * factor * row["by"]), ()
+
+
+def test_memory_is_that_of_the_program_that_ran_whatever_the_steps_and_asking_compiles_nothing():
+    def run(size, steps):
+        factor, rows = jnp.ones(size), {"by": np.linspace(1, 2, steps)}
+        state, _ = base.integrate(scaled, factor, Line(jnp.ones(size)), rows, chunk=4)
+        before = base._scan_chunk._cache_size()
+        with CompileClock() as clock:
+            found = base.chunk_memory(scaled, factor, state, rows, chunk=4)
+        assert (base._scan_chunk._cache_size(), clock.seconds) == (before, 0)
+        return found
+
+    least, item = run(1000, 3), jnp.ones(1).dtype.itemsize
+    assert run(1000, 9) == least >= 2 * 1000 * item, "operands and state; results take the state's place"
+    assert run(3000, 3) - least >= 2 * 2000 * item
 
 
 def test_sampling_imports_nothing_heavy():

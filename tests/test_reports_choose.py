@@ -48,7 +48,7 @@ def test_rows_are_judged_by_the_first_quality_that_they_have():
     assert choose.judged(ROWS) == ("block_frechet", ROWS)
     distances = [{"calls": 5, "distance": 0.1}, {"calls": 10, "distance": 0.05}, {"calls": 50, "distance": None}]
     assert choose.judged(distances) == ("distance", distances[:2])
-    with pytest.raises(ValueError, match="None of 1 rows has both calls and one of block_frechet, distance"):
+    with pytest.raises(ValueError, match="None of 1 rows has both calls and one of fid, block_frechet, distance"):
         choose.judged([{"calls": 3, "block_frechet": float("nan")}])
 
 
@@ -62,3 +62,27 @@ def test_rows_of_two_comparisons_are_told_apart(key):
 def test_a_name_tells_calls_gradient_calls_and_the_mode_of_pds():
     assert choose.name(row("stsp2", 1, 1.0, gradient_calls=2)) == "stsp2, 1 call and 2 gradient calls"
     assert choose.name(row("pds", 50, 1.0, pds_mode="paper")) == "pds (paper), 50 calls"
+
+
+def test_a_line_is_a_method_at_settings_that_set_more_than_its_cost():
+    points = ("method=pc,snr=0.1,num_steps=5", "method=pc,snr=0.2,num_steps=5", "method=pc,snr=0.2,num_steps=9")
+    rows = [row("pc", 5, 1.0, point=point) for point in points]
+    rows += [row("ld3", 5, 1.0, point="method=ld3,num_steps=5"), row("ld3", 5, 1.0, point="num_steps=5,learned_here")]
+    rows += [row("heun", 9, 1.0, point="method=heun,order=2,num_steps=5"), row("pds", 9, 1.0, pds_mode="paper")]
+    assert [found["series"] for found in choose.with_series(rows)] == [
+        *("pc (snr 0.1)", "pc (snr 0.2)", "pc (snr 0.2)"),
+        *("ld3", "ld3 (learned here)", "heun", "pds (paper)"),
+    ]
+    assert choose.name(choose.with_series(rows)[1]) == "pc (snr 0.2), 5 calls"
+
+
+def test_an_fid_is_judged_by_where_rows_have_one_and_says_of_how_many_images():
+    rows = [row("pc", 5, 1.0) | {"fid@5000": 9.0}, row("pc", 9, 2.0) | {"fid@5000": 8.0}]
+    assert choose.judged(rows) == ("fid@5000", rows)
+    assert choose.quality_words("fid@5000")[0] == "FID@5000" and choose.quality_words("fid")[0] == "FID"
+    assert choose.recommend(rows, "fid@5000", [20])[0].words == "pc, 9 calls: FID@5000 8."
+
+
+def test_what_was_learned_says_how_long_that_took():
+    words = choose.recommend([row("ld3", 5, 1.0, learning_seconds=75.0)], "block_frechet", [5])[0].words
+    assert words.endswith("block Frechet distance 1. Its schedule was learned here in 1 min 15 s.")
