@@ -1,10 +1,10 @@
 """Confidence intervals, so that a difference between two methods is not mistaken for one."""
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 
 class Interval(NamedTuple):
@@ -22,7 +22,7 @@ def normal_interval(value: float, standard_error: float, level: float = 0.95) ->
     """value +- z * standard_error with z the normal quantile of `level` (1.96 at 0.95)."""
     if not 0 < level < 1:
         raise ValueError(f"Confidence level {level} must lie in (0, 1), for instance 0.95.")
-    half = float(ndtri((1 + level) / 2)) * standard_error
+    half = NormalDist().inv_cdf((1 + level) / 2) * standard_error
     return Interval(value, value - half, value + half)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Float
 
 from metrics.inputs import Images, to_unit
@@ -66,6 +65,8 @@ def perceptual(distance: Distance, a: Images, b: Images, batch: int = 16) -> Per
 
 
 def _window_mean(x):
+    import scipy.ndimage  # half a second of every start, otherwise
+
     offsets = np.arange(_WINDOW) - _WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * _WINDOW_STD**2))
     weights /= weights.sum()

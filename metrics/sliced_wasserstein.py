@@ -10,7 +10,6 @@ it normalises each set by its own mean and deviation. So a wrong contrast or col
 """
 
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Float
 
 from metrics.inputs import Images, UnitImages, unit_batches
@@ -106,5 +105,7 @@ def _patches(images, owners, rng):
 
 
 def _blur(images):
+    import scipy.ndimage  # half a second of every start, otherwise
+
     along_rows = scipy.ndimage.convolve1d(images, _BINOMIAL, axis=1, mode="mirror")
     return scipy.ndimage.convolve1d(along_rows, _BINOMIAL, axis=2, mode="mirror")

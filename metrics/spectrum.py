@@ -11,8 +11,6 @@ this, so it is the first thing to look at. Definitions, for images in [0, 1]:
 """
 
 import numpy as np
-import scipy.fft
-import scipy.sparse
 from jaxtyping import Float
 
 from metrics.inputs import Images, unit_batches
@@ -27,6 +25,8 @@ _NO_POWER = 1e-9  # orders below what rounding to uint8 adds; keeps a constant i
 
 def radial_average(power: Power) -> RadialPower:
     """Means of `power` (zero frequency at [0, 0], no shift) over the frequencies of each radius."""
+    import scipy.sparse  # half a second of every start, otherwise
+
     n, channels, height, width = power.shape
     side = min(height, width)
     rows, columns = np.fft.fftfreq(height) * side, np.fft.fftfreq(width) * side
@@ -39,6 +39,8 @@ def radial_average(power: Power) -> RadialPower:
 
 def radial_power(images: Images) -> RadialPower:
     """The radial power spectrum of each image, [n, c, k]; a set's spectrum is the mean over n."""
+    import scipy.fft  # half a second of every start, otherwise
+
     return np.concatenate(
         [
             radial_average(np.abs(scipy.fft.fft2(batch.transpose(0, 3, 1, 2), workers=2)) ** 2)

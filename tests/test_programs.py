@@ -1,6 +1,7 @@
 """What is compiled, without a clock: for every platform, without talk between devices, not again for other numbers."""
 
 import copy
+import dataclasses
 import re
 import subprocess
 import sys
@@ -114,6 +115,24 @@ def test_numbers_that_change_between_runs_do_not_compile_again():
     assert base._scan_chunk._cache_size() == before
 
 
+@pytest.mark.parametrize("sampling", [FILTERED, {"method": "pc"}, {"method": "unipc"}], ids=lambda s: s["method"])
+def test_a_turn_of_the_loop_holds_one_network_call(sampling):
+    traced = []
+
+    def noted(params, x, s):
+        traced.append(x.shape)
+        return denoise(params, x, s)
+
+    model = model_of(**sampling)
+    model = dataclasses.replace(model, denoiser=dataclasses.replace(model.denoiser, network=noted))
+    sampler = run_lib.create_sampler(model, model.config)
+    row = jax.tree.map(lambda leaf: leaf[0], sampler.rows)
+    begun = jax.eval_shape(sampler.begin, image_keys(0, range(2)))
+    traced.clear()
+    jax.eval_shape(sampler.step, *begun, row)
+    assert traced == [(2, *SHAPE)]  # a second would double what is compiled
+
+
 class Line(NamedTuple):
     x: jax.Array
 
@@ -145,8 +164,7 @@ def test_sampling_imports_nothing_heavy():
         "orbax",
         "matplotlib",
         "grain",
-        "scipy.stats",
-        "scipy.optimize",
+        "scipy",
     )
     program = f"import sys, run_lib; print([name for name in {heavy!r} if name in sys.modules])"
     root = Path(__file__).parent.parent
