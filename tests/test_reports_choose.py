@@ -32,6 +32,9 @@ def test_each_budget_gets_the_best_that_it_can_pay_for():
 def test_without_an_interval_the_best_is_taken_however_near_a_cheaper_one_comes():
     rows = [row("unipc", 10, 1.001), row("heun", 19, 1.0)]
     assert choose.recommend(rows, "block_frechet", [20])[0].row["method"] == "heun"
+    # Its interval reaches down to the best's, its value does not lie in it.
+    wide = [row("unipc", 10, 1.2, 0.3), row("heun", 19, 1.0, 0.05)]
+    assert choose.recommend(wide, "block_frechet", [20])[0].row["method"] == "heun"
 
 
 def test_words_give_value_interval_rival_and_floor():
@@ -48,11 +51,13 @@ def test_rows_are_judged_by_the_first_quality_that_they_have():
     assert choose.judged(ROWS) == ("block_frechet", ROWS)
     distances = [{"calls": 5, "distance": 0.1}, {"calls": 10, "distance": 0.05}, {"calls": 50, "distance": None}]
     assert choose.judged(distances) == ("distance", distances[:2])
+    # One row alone makes no comparison, and a negative distance is none.
+    assert choose.judged([*distances, row("pds", 50, 1.0), row("pc", 50, -1.0)]) == ("distance", distances[:2])
     with pytest.raises(ValueError, match="None of 1 rows has both calls and one of fid, block_frechet, distance"):
         choose.judged([{"calls": 3, "block_frechet": float("nan")}])
 
 
-@pytest.mark.parametrize("key", choose.SAME)
+@pytest.mark.parametrize("key", ["checkpoint", "n", "seed", "reference", "machine"])
 def test_rows_of_two_comparisons_are_told_apart(key):
     with pytest.raises(ValueError, match=f"W/results.jsonl mixes rows whose '{key}' differs"):
         choose.check_comparable([*ROWS, ROWS[0] | {key: "another"}], "W/results.jsonl")

@@ -26,6 +26,7 @@ def test_images_are_enlarged_and_placed_row_by_row():
 
 def test_the_default_grid_is_near_square():
     assert image_grid(np.repeat(IMAGES[:1], 16, axis=0)).shape[:2] == (24 + 4 * 96 + 12, 24 + 4 * 96 + 12)
+    np.testing.assert_array_equal(image_grid(IMAGES), image_grid(IMAGES, columns=3))
 
 
 def test_a_caption_is_written_below_and_wrapped():

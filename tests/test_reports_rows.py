@@ -20,8 +20,9 @@ def test_rows_come_back_in_order(tmp_path):
 
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_row_without_its_circumstances_is_refused(tmp_path, key):
-    with pytest.raises(ValueError, match=rf"lacks \['{key}'\]; every row needs machine, n, seed"):
-        append_row(tmp_path / "rows.jsonl", {name: value for name, value in ROW.items() if name != key})
+    for row in ({name: value for name, value in ROW.items() if name != key}, ROW | {key: None}):
+        with pytest.raises(ValueError, match=rf"lacks \['{key}'\]; every row needs machine, n, seed"):
+            append_row(tmp_path / "rows.jsonl", row)
     assert not (tmp_path / "rows.jsonl").exists()
 
 

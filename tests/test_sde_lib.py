@@ -62,6 +62,21 @@ def test_numpy_stays_numpy_and_jax_agrees_with_it(sde):
         np.testing.assert_allclose(host, device, rtol=1e-12)
 
 
+@pytest.mark.parametrize("sde", SDES[1:4], ids=["vp", "subvp", "cosine"])
+def test_float32_keeps_its_digits_where_there_is_little_noise(sde):
+    """1 - exp(-x) and log(1 + x) spelt out would lose them all: the integral of beta is 1e-6 at t = 1e-5."""
+    t = np.array([1e-5, 1e-4, 1e-3])
+    for name in ("sigma", "noise_scale", "diffusion_squared"):
+        np.testing.assert_allclose(getattr(sde, name)(jnp.asarray(t, jnp.float32)), getattr(sde, name)(t), rtol=3e-6)
+    np.testing.assert_allclose(sde.time(jnp.asarray(sde.noise_scale(t), jnp.float32)), t, rtol=3e-6)
+
+
+def test_processes_end_where_the_published_samplers_stop():
+    assert [sde.end_time for sde in SDES] == [1e-5, 1e-3, 1e-3, 1e-3, 0.0, 0.0, 0.0]
+    # Ladders end at their lowest level, t = 0; VP, sub-VP and cosine have no noise there and stop before.
+    assert [sde.levels(40, 0.02).t[-1] for sde in SDES] == [0.0, 0.02, 0.02, 0.02, 0.0, 0.0, 0.0]
+
+
 @each_sde
 def test_exact_levels_telescope_to_the_marginals(sde):
     levels = sde.levels(30, sde.end_time)
