@@ -136,6 +136,20 @@ def test_guidance_by_a_text_raises_its_probability_and_is_finite_where_the_image
     assert jnp.isfinite(go(Encoder()(DATA(x0, array(1.0))))[2]).all()
 
 
+def test_what_one_gradient_costs_in_network_calls_and_in_gradients():
+    grey = OPERATORS["grey"]
+    guides: list[tuple[Any, tuple[int, int]]] = [
+        (Classifier(None, None, None), (0, 1)),
+        (Contrast(None, None), (2, 0)),
+        (OnEstimate(None, None), (1, 1)),
+        (PiGDM(None, grey, None), (1, 1)),
+        (Direct(grey, None), (0, 1)),
+        (jax.tree_util.Partial(jnp.cos), (0, 1)),
+    ]
+    for guide, calls in guides:
+        assert guidance.cost(guide) == calls, type(guide).__name__
+
+
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 

@@ -81,6 +81,17 @@ def test_clipping_bounds_the_gradient_and_decay_pulls_to_zero():
     np.testing.assert_allclose(updates["w"], -0.1 * 0.2 * PARAMS["w"], rtol=1e-6)
 
 
+def test_the_optimizer_is_adam_with_its_own_beta1_and_eps():
+    transformation = loop.create_optimizer(0.1, 0.5, 1e-3, 0, 0.0, 0.0, "constant", 10)
+    params, mean, square = {"w": jnp.zeros(1)}, 0.0, 0.0
+    state = transformation.init(params)
+    for n, gradient in enumerate((1.0, 3.0, -2.0), 1):
+        mean, square = 0.5 * mean + 0.5 * gradient, 0.999 * square + 0.001 * gradient**2
+        expected = -0.1 * mean / (1 - 0.5**n) / (np.sqrt(square / (1 - 0.999**n)) + 1e-3)
+        updates, state = transformation.update({"w": jnp.full(1, gradient)}, state, params)
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-9)
+
+
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="config.optim.schedule='step' is unknown"):
         optimizer(schedule="step")
@@ -109,6 +120,13 @@ def test_an_update_takes_the_batch_mean_and_averages_the_parameters():
     np.testing.assert_array_equal(one_update(ema_rate=0.0)[0].ema_params["w"], state.params["w"])
 
 
+def test_every_update_has_noise_of_its_own():
+    state, key = create_state(PARAMS, OPTIMIZER)._replace(step=jnp.int32(5)), jax.random.fold_in(jax.random.key(0), 5)
+    loss = loop.update_step(loss_fn, OPTIMIZER, settings_of(1), state, Batches().batch(0), jax.random.key(0))[1]
+    keys = jnp.stack([jax.random.fold_in(key, i) for i in range(4)])
+    np.testing.assert_allclose(loss, loss_fn(PARAMS, Batches().batch(0), keys).mean(), rtol=1e-10)
+
+
 def test_microbatches_make_the_same_update_as_one_batch():
     for a, b in zip(jax.tree.leaves(one_update()), jax.tree.leaves(one_update(microbatch=2)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -131,6 +149,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(a, b)
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / loop.LOG_FILE).open()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_last_update_is_saved_wherever_it_falls(tmp_path):
+    state = train(tmp_path, settings_of(4))
+    np.testing.assert_array_equal(load_state(tmp_path, state).params["w"], state.params["w"])
 
 
 @pytest.mark.parametrize("log_every", [1, 100])
