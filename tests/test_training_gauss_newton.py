@@ -34,8 +34,9 @@ def test_one_update_solves_a_linear_problem_up_to_the_damping():
 def test_damping_is_in_units_of_the_curvature():
     matrix, target = np.diag([1.0, 100.0, 1.0, 1.0]), np.array([2.0, 200.0, 0.0, 0.0])
     params = {"logits": jnp.zeros(4), "shifts": jnp.zeros(4)}
-    found, _, _ = gauss_newton.update(linear(matrix, target), params, gauss_newton.Damping(jnp.asarray(0.25)))
+    found, after, _ = gauss_newton.update(linear(matrix, target), params, gauss_newton.Damping(jnp.asarray(0.25)))
     np.testing.assert_allclose(found["logits"][2:], 2 / 1.25, rtol=1e-9)
+    assert float(after.value) == pytest.approx(0.25 / 5)  # a gain is followed by a bolder update
 
 
 def test_an_update_that_would_do_harm_is_not_taken():

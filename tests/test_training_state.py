@@ -48,3 +48,16 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path, monkeypatch):
         save_state(tmp_path, state_of(2.0))
     np.testing.assert_array_equal(load_state(tmp_path, state_of(0.0)).params["w"], 1)
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+
+
+def test_a_state_comes_to_its_place_by_one_rename(tmp_path, monkeypatch):
+    save_state(tmp_path, state_of(1.0))
+
+    def refuse(source, target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("training.state.os.replace", refuse)
+    with pytest.raises(OSError, match="Input/output error.*The previous state is intact"):
+        save_state(tmp_path, state_of(2.0))
+    np.testing.assert_array_equal(load_state(tmp_path, state_of(0.0)).params["w"], 1)
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
