@@ -1,5 +1,7 @@
 """config.guidance by its keys, on Gaussian data where every posterior is known; labels and pictures by image."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,13 @@ from builders import guidance as builder
 from builders import text
 from builders.conditions import Take, parse_labels
 from builders.draw import image_keys, sample
+from builders.grids import create_grid
 from builders.model import Model, create_denoiser, create_network
 from builders.samplers import create_sampler
 from checkpoints import native
 from configs import base as base_config
 from models.denoiser import Denoiser
+from sampling import splitting
 from sde_lib import VESDE
 
 MEAN, STD = 0.4, 0.2
@@ -249,6 +253,49 @@ def test_what_makes_no_sense_is_refused_by_its_key(pictures, guidance, sampling,
     model = model_of(settings_of(pictures, "inpainting") | guidance, **sampling)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         create_sampler(model, model.config)
+
+
+def guide_of(pictures, kind="inpainting", **changes):
+    model = model_of(settings_of(pictures, kind, **changes))
+    guide = builder.create_condition(model, model.config).guide
+    assert guide is not None
+    return guide(model.denoiser, Take([1], 1))
+
+
+def test_every_key_of_the_guidance_reaches_it(pictures, tmp_path):
+    direct = guide_of(pictures, likelihood="direct", noise_std=0.3)
+    pigdm = guide_of(pictures, likelihood="pigdm", noise_std=0.3, data_std=0.7)
+    np.testing.assert_allclose([direct.noise_std, pigdm.noise_std, pigdm.data_std], [0.3, 0.3, 0.7], rtol=1e-6)
+    np.save(tmp_path / "quarter.npy", np.full((4, 4, 3), 0.25, np.float32))
+    half = guide_of(pictures, "super_resolution", likelihood="direct", image=str(tmp_path / "quarter.npy"), factor=2)
+    assert half.operator.factor == 2 and half.observed.shape == (1, 4, 4, 3)
+
+
+def test_the_keys_of_splitting_reach_it(pictures):
+    given = dict(scale=3.0, clip=5.0, interval=(0.1, 2.0), conditional="heun", substeps=3, solver="heun")
+    config = model_of(settings_of(pictures, "inpainting", **given), method="stsp2").config
+    assert builder.create_schedule(config, 50.0, 0.01)[:4] == (3.0, 0.1, 2.0, 5.0)
+    found = builder.create_settings(config, 20)
+    assert (found.splitting, found.conditional, found.substeps, found.solver) == ("strang", "heun", 3, "heun")
+    published = model_of(settings_of(pictures, "inpainting", compat="official"), method="ltsp4").config
+    assert builder.create_settings(published, 10) == splitting.Settings("lie_trotter", "ipndm", 4, compat="official")
+
+
+def test_a_rising_scale_is_whole_where_the_run_begins(pictures):
+    """Euler's first kick from s to s' is (s - s') s w(s): w is the whole scale at the model's own largest s."""
+    rising = settings_of(pictures, "inpainting", likelihood="direct", shape="rising", scale=2.0)
+    model = model_of(rising, method="ltsp1")
+    model = dataclasses.replace(model, denoiser=dataclasses.replace(model.denoiser, sde=VESDE(0.02, 20.0)))
+    s = create_grid(model, model.config, model.denoiser).s
+    gain = create_sampler(model, model.config).rows.kick.gain[0]
+    np.testing.assert_allclose(gain, 2.0 * s[0] * (s[0] - s[1]), rtol=1e-6)
+
+
+def test_the_observed_part_comes_down_from_the_start_noise_of_its_image(pictures):
+    model = model_of(settings_of(pictures, "inpainting", likelihood="projection"))
+    project = builder.create_condition(model, model.config).project
+    assert project is not None
+    np.testing.assert_array_equal(project(Take([3], 1), image_keys(42, [3])).noise, noise([3]))
 
 
 def test_labels_are_classes_in_turn():
