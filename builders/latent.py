@@ -38,6 +38,16 @@ def refuse(config: ConfigDict, what: str, remedy: str) -> None:
         )
 
 
+def refuse_conditions(config: ConfigDict) -> None:
+    """Raises ValueError if the network is told prompts, or classes as context, which training does not bring."""
+    kind = config.latent.text.kind
+    if kind != "none":
+        raise ValueError(
+            f"config.latent.text.kind={kind!r}: networks on latents are trained without prompts and without classes as "
+            "context; classes in the embedding (config.data.num_classes) go in."
+        )
+
+
 def load_parts(stored: Checkpoint, config: ConfigDict) -> tuple[Codec | None, TextNetwork | None]:
     """What a latent model has beside its network, from its own file or from config.latent.checkpoint.
 
@@ -47,6 +57,8 @@ def load_parts(stored: Checkpoint, config: ConfigDict) -> tuple[Codec | None, Te
     if not is_latent(config):
         return None, None
     source = checkpoints.read(shipped(latent.checkpoint)) if latent.checkpoint else stored
+    if not latent.scale_factor:
+        latent.scale_factor = _scale_of(stored)
     codec = create_codec(config, *latent_parts.load_codec(source, config))
     if text.kind == "none":
         return codec, None
@@ -54,6 +66,17 @@ def load_parts(stored: Checkpoint, config: ConfigDict) -> tuple[Codec | None, Te
     read = _ReadClasses(module) if text.kind == "class" else _ReadText(module)
     tokenizer = latent.tokenizer or str(source.extra.get("tokenizer", ""))
     return codec, TextNetwork(text.kind, read, params, tokenizer, text.max_tokens, text.vocab_size)
+
+
+def _scale_of(stored: Checkpoint) -> float:
+    """config.latent.scale_factor as the file of the network says it."""
+    said = (stored.config or {}).get("latent", {}) if stored.format == "native" else {}
+    if not said.get("scale_factor"):
+        raise ValueError(
+            f"config.latent.scale_factor=0 takes what the weight file says, and {stored.path} says nothing; set it to "
+            "1/std of the latents that the network was trained on."
+        )
+    return float(said["scale_factor"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,10 +78,13 @@ def _fit(stored: Checkpoint, name: str, expected: dict, what: str) -> Any:
     parts = stored.extra.get("parts", {})
     if name not in parts:
         raise ValueError(
-            f"{stored.path} holds no {what}; a latent model needs its whole folder (with model_index.json) or CompVis' "
-            "file."
+            f"{stored.path} holds no {what}; a latent model needs its whole folder (with model_index.json), CompVis' "
+            "file, or a file of this toolkit that has both."
         )
-    return _fitted(latent_names.part_names(parts[name], name), expected, f"{stored.path}, {what}")
+    source = f"{stored.path}, {what}"
+    if stored.format == "native":  # under the names of our networks already
+        return jax.tree.map(jnp.asarray, fitting.fit(parts[name].tensors, fitting.shapes(expected), source))
+    return _fitted(latent_names.part_names(parts[name], name), expected, source)
 
 
 def _fitted(tensors: Tensors, expected: dict, source: str) -> Any:

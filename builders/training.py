@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from builders.latent import image_shape
 from builders.own_model import load_function
 from builders.processes import is_first
 from data import create_source
-from data.pipeline import Batches, open_images
+from data.pipeline import Batches, OnDemandImages, open_images
 from data.sources import Source, Without
 from reports.progress import Progress
 from training import loop
 from training.state import TrainState, create_state
+
+JUDGED = 512  # images that a trainer measures itself on, at most
 
 
 def data_source(config: ConfigDict) -> str | Source:
@@ -35,7 +39,10 @@ def data_source(config: ConfigDict) -> str | Source:
 
 
 def create_batches(config: ConfigDict) -> Batches:
-    """Batches of the training images of config.data, held-out ones left out, with labels where the source has them."""
+    """Batches of the training images of config.data, held-out ones left out, with labels where the source has them.
+
+    They are images for a latent model too, of the size that its codec takes.
+    """
     data = config.data
     if data.range:
         raise ValueError(
@@ -45,8 +52,17 @@ def create_batches(config: ConfigDict) -> Batches:
     source = create_source(data_source(config), data.split)
     if data.holdout:
         source = Without(source, data.holdout)
-    images, labels = open_images(source, data.image_size, data.num_channels)
+    size, _, channels = image_shape(config)
+    images, labels = open_images(source, size, channels)
     return Batches(images, config.training.batch_size, config.seed, data.random_flip, labels)
+
+
+def judged_images(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, h, w, c] and labels [n] kept out of training, or the first where config.data.holdout is 0."""
+    source = create_source(data_source(config), config.data.split)
+    indices = np.arange(0, len(source), config.data.holdout or 1)[:JUDGED]
+    size, _, channels = image_shape(config)
+    return OnDemandImages(source, size, channels).fetch(indices)
 
 
 def loop_settings(config: ConfigDict) -> loop.LoopSettings:

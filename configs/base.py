@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
             "student": _student(),
             "loss": _loss(),
             "latent": _latent(),
+            "autoencoder": _autoencoder(),
         }
     )
 
@@ -277,6 +278,7 @@ def _training() -> dict:
         "lognormal_mean": -1.2,  # of log sigma
         "lognormal_std": 1.2,  # of log sigma
         "lognormal_share": 0.5,  # part of the batch whose noise is log-normal; the rest is uniform in t
+        "label_dropout": 0.0,  # share of images whose class is told as data.null_class, for guidance.cfg_scale
         "ema_rate": 0.999,  # decay of the averaged weights; 0 keeps no average
         "log_every": 50,  # updates between lines of the log
         "sample_every": 10_000,  # updates between sample grids
@@ -420,7 +422,7 @@ def _latent() -> dict:
     """The codec between images and latents. config.data describes what diffusion sees: the latents."""
     return {
         "kind": "none",  # "kl" or "vq" (models/autoencoder.py); "none" where diffusion sees the images themselves
-        "scale_factor": 0.18215,  # diffusion sees the codec's latents, less shift_factor, times this
+        "scale_factor": 0.18215,  # diffusion sees the codec's latents, less shift_factor, times this; 0: file's own
         "shift_factor": 0.0,  # of the latents
         "tile": 128,  # latents with a side above this are decoded in tiles of it; 0: never
         "overlap": 32,  # of neighbouring tiles, in places of the latent
@@ -440,6 +442,15 @@ def _latent() -> dict:
         "num_vq_embeddings": 8192,  # "vq": entries of the codebook
         "vq_embed_dim": 0,  # "vq": width of an entry; 0 is that of a latent
         "text": _text(),
+    }
+
+
+def _autoencoder() -> dict:
+    """Training the codec of config.latent (`training.autoencoder.AutoencoderLoss`); images are in [-1, 1]."""
+    return {
+        "distance": "l1",  # of an image to what comes back, a mean over its values: "l1" or "l2"
+        "kl_weight": 1e-6,  # of the latents' divergence from N(0, 1), in nats a value of the image
+        "perceptual_weight": 1.0,  # of LPIPS beside the distance, where config.loss.weights names its files
     }
 
 

@@ -77,6 +77,17 @@ METHODS: dict[str, dict] = {
         },
         "optim": {"lr": 1e-3, "warmup": 100, "weight_decay": 0.05, "schedule": "cosine"},
     },
+    # --mode=train: the codec of a latent model.
+    "autoencoder": {
+        "training": {
+            "method": "autoencoder",
+            "batch_size": 16,
+            "microbatch": 0,
+            "num_steps": 100_000,
+            "ema_rate": 0.999,
+        },
+        "optim": {"lr": 1e-4, "warmup": 100, "schedule": "cosine"},
+    },
     # --mode=train: fewer and fewer steps, half of them at a time, as published for CIFAR-10. A student's own file says
     # how it is sampled.
     "progressive_distillation": {

@@ -42,10 +42,11 @@ def full_plane(half: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([half, mirrored[:, ::-1]], axis=1)
 
 
-def collect(chunks: Iterable[np.ndarray]) -> Moments:
+def collect(chunks: Iterable[np.ndarray], bounded: bool = True) -> Moments:
     """The sums over all images of all chunks, each [n, h, w, c], uint8 or floats in [0, 1].
 
-    Raises ValueError if there is no image, or if floats leave [0, 1] (images in the model's range [-1, 1], say).
+    Raises ValueError if there is no image, or if floats leave [0, 1] (images in the model's range [-1, 1], say) where
+    they are `bounded`; latents are not.
     """
     sums = None
     for chunk in chunks:
@@ -53,7 +54,7 @@ def collect(chunks: Iterable[np.ndarray]) -> Moments:
             images = chunk / 255
         else:
             images = np.asarray(chunk, np.float64)
-            if images.min() < -1e-3 or images.max() > 1 + 1e-3:
+            if bounded and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
                 raise ValueError(
                     f"Masks are defined on images in [0, 1]; these span [{images.min():.3g}, {images.max():.3g}]. "
                     "Rescale and clip them first."

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from builders.config import apply_overrides, resolve_config
 from builders.latent import refuse
 from modes import (
+    train_autoencoder,
     train_classifier,
     train_consistency,
     train_dsno,
@@ -16,13 +17,16 @@ from modes.request import Request, workdir_of
 
 TRAINERS: dict[str, Callable[..., None]] = {
     "score_matching": train_score_matching.train,
+    "autoencoder": train_autoencoder.train,
     "classifier": train_classifier.train,
     "progressive_distillation": train_progressive_distillation.train,
     "consistency": train_consistency.train,
     "ld3": train_ld3.train,
     "dsno": train_dsno.train,
 }
-SHARED = ("score_matching", "classifier")  # trained by several processes together: their batches are images alone
+ON_LATENTS = ("score_matching", "autoencoder", "ld3")
+# Trained by several processes together: their batches are images alone.
+SHARED = ("score_matching", "classifier", "autoencoder")
 PLANS: dict[str, Callable[..., None]] = {  # of --dry_run
     "progressive_distillation": train_progressive_distillation.show_plan,
     "consistency": train_consistency.show_plan,
@@ -40,8 +44,8 @@ def run(request: Request) -> None:
         raise ValueError(f"config.training.method={method!r} is unknown; choose one of {sorted(TRAINERS)}.")
     if request.cluster is not None and method not in SHARED:
         raise ValueError(f"--distributed: {method} is trained in one process; several share {' and '.join(SHARED)}.")
-    if method != "ld3":
-        refuse(config, f"config.training.method={method!r}", "Grids are learned for it: --config.training.method=ld3.")
+    if method not in ON_LATENTS:
+        refuse(config, f"config.training.method={method!r}", f"On latents {', '.join(ON_LATENTS)} are trained.")
     if request.dry_run:
         if method not in PLANS:
             raise ValueError(f"--dry_run shows no plan of config.training.method={method!r}, only of {sorted(PLANS)}.")

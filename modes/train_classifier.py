@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 
 from builders.classifier import create_classifier, create_network, read_classifier
 from builders.model import create_sde
-from builders.training import create_batches, data_source, loop_settings, run_loop
+from builders.training import create_batches, judged_images, loop_settings, run_loop
 from checkpoints import native
-from data import create_source
-from data.pipeline import OnDemandImages, to_model_range
+from data.pipeline import to_model_range
 from models.noisy_classifier import NoisyClassifier
 from training import classifier as classifier_training
 from training.score_matching import ScoreMatching
@@ -24,7 +23,6 @@ from training.state import TrainState
 
 ACCURACY_FILE = "accuracy.jsonl"
 SCALES = (0.01, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)  # noise scales at which it is measured, in units of [-1, 1] data
-JUDGED = 512  # images that accuracy is measured on, at most
 
 
 def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
@@ -88,10 +86,3 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         logging.info("Accuracy by noise scale on %d images at update %d: %s", len(images), state.step, accuracy)
 
     run_loop(config, loss, params, batches, workdir, snapshot, "training a classifier")
-
-
-def judged_images(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, h, w, c] and labels [n] kept out of training, or the first where config.data.holdout is 0."""
-    source = create_source(data_source(config), config.data.split)
-    indices = np.arange(0, len(source), config.data.holdout or 1)[:JUDGED]
-    return OnDemandImages(source, config.data.image_size, config.data.num_channels).fetch(indices)

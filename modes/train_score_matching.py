@@ -12,6 +12,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders.draw import sample, to_pixels
+from builders.latent import is_latent
+from builders.latent_data import open_latents
 from builders.model import Model, create_denoiser, create_network, load
 from builders.training import create_batches, loop_settings, run_loop
 from checkpoints import native
@@ -24,6 +26,8 @@ from training.state import TrainState
 
 def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     """Trains config.model on config.data.source; a network of one's own (config.model.factory) from its own parameters.
+
+    A latent model learns the latents of its codec (`builders.latent_data.open_latents`), which its file then holds too.
 
     `checkpoint`: goes on from these weights with fresh optimiser moments; a state saved in the workdir wins.
     """
@@ -44,7 +48,10 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         centered=config.data.centered,
         end_time=1e-5,
     )
-    settings, batches = loop_settings(config), create_batches(config)
+    latents = open_latents(config, workdir, checkpoint) if is_latent(config) else None
+    parts = latents.parts if latents else None
+    config = latents.config if latents else config
+    settings, batches = loop_settings(config), latents.batches if latents else create_batches(config)
     if start is not None:
         template = start.denoiser
     else:
@@ -55,7 +62,8 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     params = template.params
 
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
-        x0 = to_model_range(batch["image"], config.data.centered)
+        given = batch["image"]
+        x0 = latents.draw(given, keys) if latents else to_model_range(given, config.data.centered)
         return score_matching.loss(matching, dataclasses.replace(template, params=params), x0, keys)
 
     logging.info(
@@ -72,8 +80,9 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         path = workdir / "checkpoints" / "model.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         averaged = jax.tree.map(np.asarray, state.ema_params)
-        native.write(path, averaged, json.loads(config.to_json_best_effort()), {"step": int(state.step)}, half=True)
-        model = Model(dataclasses.replace(template, params=jax.tree.map(jnp.asarray, averaged)), config)
+        native.write(path, averaged, json.loads(config.to_json_best_effort()), {"step": int(state.step)}, True, parts)
+        denoiser = dataclasses.replace(template, params=jax.tree.map(jnp.asarray, averaged))
+        model = Model(denoiser, config, codec=latents.codec if latents else None)
         # A plain sampler, so that what is seen is the network.
         drawn = sample(model, {"method": "pc", "num_steps": 50, "corrector": "none"}, range(16))
         write_png(workdir / "samples" / f"step_{int(state.step)}.png", image_grid(to_pixels(model, drawn.images)))

@@ -323,12 +323,28 @@ def test_a_published_list_of_noise_scales_runs_on_latents(home):
     assert sampler.nfe == 2 * explicit([*ays, 0.0]).num_steps
 
 
+def changed(config, method):
+    config.training.method = method
+    return config
+
+
+def test_masks_of_a_latent_model_are_of_latents(home, tmp_path):
+    model = model_of(None, kind="none", num_steps=3)
+    asked = Request(None, None, from_model=2, overrides={"sampling.method": "ddim"})
+    (tmp_path / "masks").mkdir()
+    masks.estimate_from_model(model, asked, tmp_path / "masks")
+    unit = (sample(model, {}, range(2)).images.astype(np.float64) + 1) / 2
+    space, freq = (np.load(tmp_path / "masks" / f"{kind}.npy") for kind in ("space", "freq"))
+    np.testing.assert_allclose(np.moveaxis(space, 0, -1), (unit**2).mean(0), rtol=1e-5)
+    zero = np.log1p((unit.sum((1, 2)) ** 2).mean(0))
+    np.testing.assert_allclose(freq[:, 0, 0], zero, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (lambda model: masks.estimate_from_model(model, Request(None, None, from_model=4), None), "power:2.0"),
         (lambda model: likelihood.check(model.config, "index"), "--mode=likelihood.*not pixels"),
-        (lambda model: train.run(Request(model.config, None)), "training.method='score_matching'.*ld3"),
+        (lambda model: train.run(Request(changed(model.config, "dsno"), None)), "training.method='dsno'.*latents.*ld3"),
     ],
 )
 def test_modes_of_pixels_are_refused_with_what_to_do_instead(refused, message):

@@ -93,16 +93,19 @@ def test_a_tokenizer_of_another_network_is_refused(home, tmp_path):
         run_lib.load(config, home / "pipeline").text.contexts([""])
 
 
-def test_the_codec_of_another_checkpoint_serves_a_network_that_was_converted(home, tmp_path):
-    target = tmp_path / "unet.safetensors"
+def test_a_converted_file_holds_the_codec_and_the_text_network_too(home, tmp_path):
+    target = tmp_path / "model.safetensors"
     run_lib.MODES["convert"](Request(None, None, str(home / "pipeline"), output=str(target)))
-    with pytest.raises(ValueError, match="holds no codec"):
-        run_lib.load(None, target)
-    config = run_lib.load(None, home / "pipeline").config
-    config.latent.checkpoint = str(home / "pipeline")
-    model = run_lib.load(config, target)
-    assert model.codec is not None and model.text is not None
-    assert model.text.contexts(["a cat"]).shape[:2] == (1, 7)
+    given, model = run_lib.load(None, home / "pipeline"), run_lib.load(None, target)
+    latents = np.random.default_rng(0).normal(size=(1, 4, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(model.decode(latents), given.decode(latents))
+    with pytest.raises(FileNotFoundError, match="config.latent.tokenizer"):
+        model.text.contexts(["a cat"])
+    for key, path in (("tokenizer", home / "pipeline" / "tokenizer"), ("checkpoint", home / "pipeline")):
+        config = run_lib.load(None, target).config
+        config.latent[key] = str(path)
+        found = run_lib.load(config, target).text.contexts(["a cat"])
+        np.testing.assert_array_equal(found, given.text.contexts(["a cat"]))
 
 
 def test_a_clip_folder_guides_by_text_with_its_own_preparation_of_images(home, tmp_path):

@@ -1,0 +1,81 @@
+"""A latent model trained here: photographs of flowers, 64 px, as latents of 16 x 16 x 4 (docs/latent.md).
+
+python main.py --mode=train --config configs/latent/flowers64.py:autoencoder --workdir W --data flowers.zip
+python main.py --mode=train --config configs/latent/flowers64.py --workdir W --data flowers.zip
+python main.py --config configs/latent/flowers64.py --workdir W --checkpoint W/checkpoints/model.safetensors
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, methods
+
+
+def get_config(method: str = "") -> ConfigDict:
+    config = base.get_config()
+    config.sde.update(name="vesde", sigma_min=0.01, sigma_max=50.0)
+    config.data.update(image_size=16, num_channels=4, centered=True, holdout=10)
+    config.latent.update(
+        kind="kl",
+        scale_factor=0.0,  # measured on the photographs, and in the file of the weights
+        channels=4,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        mid_attention=False,
+    )
+    config.autoencoder.kl_weight = 1e-2
+    # Latents have unit variance, where images in [-1, 1] have about a quarter of it.
+    config.model.update(
+        nf=32,
+        ch_mult=(1, 2, 2),
+        num_res_blocks=2,
+        attn_resolutions=(8,),
+        fourier_scale=1.0,
+        dropout=0.0,
+        scaling="edm",
+        sigma_data=1.0,
+        scale_by_sigma=False,
+        predicts="x0",
+    )
+    config.sampling.update(method="unipc", num_steps=10, freq_mask_path="power:2.0", speed_up=20.0)
+    config.ld3.update(num_train=48, num_valid=16, batch_size=16, start="gits", optimizer="gauss_newton", valid_every=1)
+    config.guidance.data_std = 1.0
+    config.eval.update(num_samples=16, batch_size=16)
+    config.training.update(
+        batch_size=32,
+        num_steps=4000,
+        reduce_mean=True,
+        weighting="edm",
+        noise_levels="lognormal_mix",
+        lognormal_mean=-0.4,
+        lognormal_std=1.3,
+        lognormal_share=0.75,
+        ema_rate=0.999,
+        log_every=20,
+        sample_every=1000,
+        checkpoint_every=200,
+    )
+    config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
+    config.seed = 0
+    return TRAINING.get(method, _as_it_is)(methods.apply(config, method))
+
+
+def _as_it_is(config: ConfigDict) -> ConfigDict:
+    return config
+
+
+def _codec(config: ConfigDict) -> ConfigDict:
+    config.training.update(
+        batch_size=8, num_steps=1400, ema_rate=0.995, log_every=20, sample_every=400, checkpoint_every=100
+    )
+    config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
+    return config
+
+
+def _learned(config: ConfigDict) -> ConfigDict:
+    """A few updates of Gauss-Newton, each on fresh pairs."""
+    config.training.num_steps = 8
+    return config
+
+
+TRAINING = {"autoencoder": _codec} | dict.fromkeys(("ld3", "s4s", "gs"), _learned)
