@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 import models
 from builders import guidance as builder
 from builders import text
-from builders.conditions import Take, parse_labels
+from builders.conditions import Take, condition_settings, parse_labels
 from builders.draw import image_keys, sample
 from builders.grids import create_grid
 from builders.model import Model, create_denoiser, create_network
@@ -253,6 +253,22 @@ def test_what_makes_no_sense_is_refused_by_its_key(pictures, guidance, sampling,
     model = model_of(settings_of(pictures, "inpainting") | guidance, **sampling)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         create_sampler(model, model.config)
+
+
+def test_every_file_and_every_scale_that_images_depend_on_is_remembered(tmp_path):
+    config = model_of().config
+    assert condition_settings(config) == {}
+    files = {key: str(tmp_path / key) for key in ("image", "mask", "classifier", "model", "start_image", "prompts")}
+    for key, file in files.items():
+        (tmp_path / key).write_text(key)
+        section = config.sampling if key in ("start_image", "prompts") else config.guidance
+        section[key] = file
+    said = condition_settings(config)
+    assert set(said["conditions"]) == set(files.values()) and len(set(said["conditions"].values())) == len(files)
+    (tmp_path / "model").write_text("other weights")
+    assert condition_settings(config) != said
+    guided = model_of({"cfg_scale": 3.0}).config
+    assert condition_settings(guided)["guidance"]["cfg_scale"] == 3.0
 
 
 def guide_of(pictures, kind="inpainting", **changes):

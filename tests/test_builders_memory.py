@@ -1,8 +1,10 @@
 """How many images go into a call: what fits, what is stored with the run, and half of it where it did not fit."""
 
+import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
 import run_lib
@@ -55,6 +57,23 @@ def test_a_device_is_filled_to_its_share_and_no_further_than_the_run_needs(tmp_p
     assert memory.automatic_microbatch(model, model.config, 9) == 8
     model.config.guidance.kind = "inpainting"
     assert memory.automatic_microbatch(model, model.config, 1000) < 16
+
+
+def test_parameters_and_the_copies_of_an_operator_take_their_part(tmp_path, monkeypatch):
+    model = run_lib.load(request_of(tmp_path).config)
+    model = dataclasses.replace(model, denoiser=dataclasses.replace(model.denoiser, params=np.zeros(1000, np.float64)))
+    monkeypatch.setattr(memory, "call_bytes", lambda model, config, count: 1000 * count)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device((8000 + 31_000) / memory.SHARE)])
+    assert memory.automatic_microbatch(model, model.config, 1000) == 16  # 32 would fit if the parameters took nothing
+    model.config.model.num_times = 4  # a student of DSNO sees four of an image
+    assert memory.automatic_microbatch(model, model.config, 1000) == 4
+
+
+def test_the_cpu_takes_a_few_images_or_each_device_its_share(tmp_path):
+    model = run_lib.load(request_of(tmp_path).config)
+    model.config.eval.batch_size = 64
+    assert jax.local_device_count() == 2
+    assert [memory.automatic_microbatch(model, model.config, count) for count in (1000, 10, 1)] == [8, 5, 1]
 
 
 def run_short_of_memory(monkeypatch, most: int, request: Request) -> None:

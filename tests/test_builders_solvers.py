@@ -15,6 +15,7 @@ from configs import base as base_config
 from configs import methods
 from models.denoiser import Denoiser
 from sampling import time_grids
+from sampling.sde_solvers import RestartInterval
 from sde_lib import VESDE, VPSDE, SubVPSDE
 
 MEAN, STD = 0.4, 0.2
@@ -90,6 +91,19 @@ def test_variant_order_and_threshold_act_and_are_refused_where_they_do_not():
         sample(model, {"method": "restart", "restart": (0.1, 1.0)})
     with pytest.raises(ValueError, match="config.sampling.threshold='soft' is unknown"):
         sample(model, {"threshold": "soft"})
+
+
+def test_thresholds_lie_at_the_ends_of_the_models_own_range():
+    model = model_of(threshold="dynamic", threshold_quantile=0.9)
+    for centered, own_range, ends in ((False, (), (0, 1)), (True, (), (-1, 1)), (True, (-0.5, 1.5), (-0.5, 1.5))):
+        model.config.data.update(centered=centered, range=own_range)
+        found = solvers.create_thresholded(model, model.config)
+        assert (found.low, found.high, found.quantile) == (*ends, 0.9)
+
+
+def test_intervals_of_restart_are_read_in_fours():
+    found = solvers._restart_intervals((0.1, 1.0, 3, 2, 2.0, 9.0, 5, 1))
+    assert found == [RestartInterval(0.1, 1.0, 3, 2), RestartInterval(2.0, 9.0, 5, 1)]
 
 
 def grid_of(spec: str, sde=VESDE(0.01, 50.0), num_steps=0, start_sigma=0.0):  # noqa: B008
