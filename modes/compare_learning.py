@@ -78,15 +78,17 @@ def create_learning(model: Model, seconds: float, call: float, compiling: float)
     calls = task.problem.student.calls(STEPS, task.problem.space.to_zero) * each
     teacher = {"method": own.teacher, "num_steps": own.teacher_steps, "grid": own.teacher_grid, "schedule": ""}
     drawn = create_sampler(model, _changed(model.config, {f"sampling.{key}": teacher[key] for key in teacher})).nfe
-    searched = GITS_CALLS * model.config.sampling.gits_images * each if own.start == "gits" else 0
-    numbers = 2 * (STEPS - 1)
+    numbers, gits_images = 2 * (STEPS - 1), model.config.sampling.gits_images
     for train, valid, size, updates in EFFORTS:
+        found_on = min(gits_images, train)  # trajectories, where the grid to begin from is searched for
+        searched = GITS_CALLS * found_on * each if own.start == "gits" else 0
         an_update = calls * (size * (numbers + 2) + valid)  # the student, once more a number, and what came of it
         total = searched + (train + valid) * (0 if own.pairs else drawn) + updates * an_update + 3 * valid * calls
         takes = total * call + PROGRAMS * compiling
         if takes <= SHARE * seconds:
             changes = _PLAIN | {"ld3.num_train": train, "ld3.num_valid": valid, "ld3.batch_size": size}
             changes |= {"ld3.microbatch": math.gcd(size, own.microbatch), "training.num_steps": updates}
+            changes |= {"sampling.gits_images": found_on}
             return Learning(changes, calls, takes)
     raise ValueError(
         f"--train ld3 takes about {format_seconds(takes)} at the least here, and may have {SHARE:.0%} of "

@@ -26,7 +26,9 @@ from reports.images import write_png
 from reports.outputs import read_run
 
 SHOWN = 8  # images of each method
-LINES = 8  # methods in the pictures of images and spectra
+LINES = 8  # methods in the pictures of images and grids
+SPECTRA = 5  # in that of spectra
+NAMED = 4  # of those that share a grid
 REFERENCE_RUN = Path("compare", "reference")  # below the work directory: a comparison's run of many calls
 COLUMNS = {  # behind method, steps, calls and what the rows are judged by
     "block_frechet": "block Frechet",
@@ -75,7 +77,7 @@ def write_report(workdir: Path, config: ConfigDict | None = None) -> Path:
         page.heading("The same noise, each method"),
         _images(folder, workdir, best, judged),
         *_grids(folder, judged),
-        *_spectra(folder, best, workdir, config),
+        *_spectra(folder, [*best, *_each_first(judged, best)][:SPECTRA], workdir, config),
         page.heading("All rows"),
         _table(judged, front, quality),
         page.heading("Commands of the front"),
@@ -97,13 +99,15 @@ def _facts(judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _choices(judged: Sequence[Mapping[str, Any]], quality: str) -> str:
-    """A line a recommendation; budgets that share one stand together."""
+    """A line a recommendation for so many network calls at most; budgets that share one stand together."""
     lines = []
     for words, group in itertools.groupby(choose.recommend(judged, quality), key=lambda choice: choice.words):
         choices = list(group)
-        budgets = ["more" if math.isinf(choice.budget) else f"{choice.budget:.0f}" for choice in choices]
+        first, last = (
+            "100+" if math.isinf(each.budget) else f"{each.budget:.0f}" for each in (choices[0], choices[-1])
+        )
         row = choices[0].row
-        lines.append((f"up to {', '.join(budgets)}", words, _commands(row) if row else ""))
+        lines.append((first if first == last else f"{first} to {last}", words, _commands(row) if row else ""))
     return page.choices(lines)
 
 
@@ -131,9 +135,8 @@ def _quality(folder: Path, judged: Sequence[Mapping[str, Any]], quality: str) ->
 
 def _images(folder: Path, workdir: Path, best: list, judged: list) -> str:
     """A row of images for each method on the front, then for others, from equal noise."""
-    others = [row for row in judged if row not in best]
     pictures = {}
-    for row in [*best, *others][:LINES]:
+    for row in [*best, *_each_first(judged, best)][:LINES]:
         images = _drawn(row)
         if images is not None:
             pictures[choose.name(row)] = images[:SHOWN]
@@ -141,8 +144,21 @@ def _images(folder: Path, workdir: Path, best: list, judged: list) -> str:
         return page.paragraph("The images of these rows are no longer there.", "note")
     write_png(folder / "images.png", comparison_grid(pictures))
     return page.figure(
-        folder / "images.png", "One column is one draw of noise. First the methods on the front, cheapest first."
+        folder / "images.png",
+        "One column is one draw of noise. First the methods on the front, cheapest first; then others, each once.",
+        wide=True,
     )
+
+
+def _each_first(judged: Sequence[Mapping[str, Any]], best: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows that are not on the front: of each method the cheapest first, then their other ones."""
+    others = [row for row in judged if row not in best]
+    seen: dict[str, int] = {}
+    order = []
+    for row in others:
+        order.append(seen.get(row["series"], 0))
+        seen[row["series"]] = order[-1] + 1
+    return [row for _, row in sorted(zip(order, others, strict=True), key=lambda pair: pair[0])]
 
 
 def _drawn(row: Mapping[str, Any]) -> np.ndarray | None:
@@ -153,19 +169,28 @@ def _drawn(row: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _grids(folder: Path, judged: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the deterministic methods step, those of ten steps or so."""
-    known = [row for row in judged if row.get("grid")]
-    if not known:
+    """Where the deterministic methods step, those of ten steps or so; methods on one grid share a line."""
+    users: dict[str, list[str]] = {}
+    for row in judged:
+        if row.get("grid") and row["series"] not in users.setdefault(row["grid"], []):
+            users[row["grid"]].append(row["series"])
+    if not users:
         return []
-    shown = sorted(known, key=lambda row: abs(len(row["grid"].split(",")) - 11))[:LINES]
-    grids = {choose.name(row): np.array([float(s) for s in row["grid"].split(",")]) for row in shown}
-    plots.plot_grids(folder / "grids.png", dict(sorted(grids.items())))
+    known = [(_several(names), np.array([float(s) for s in grid.split(",")])) for grid, names in users.items()]
+    shown = sorted(known, key=lambda entry: abs(len(entry[1]) - 11))[:LINES]
+    shown.sort(key=lambda entry: len(entry[1]))
+    plots.plot_grids(folder / "grids.png", shown)
     caption = "Each tick is a noise scale at which a method stands; from noise on the left to the image on the right."
-    return [page.heading("Where they step"), page.figure(folder / "grids.png", caption)]
+    return [page.heading("Where they step"), page.figure(folder / "grids.png", caption, wide=True)]
 
 
-def _spectra(folder: Path, best: Sequence[Mapping[str, Any]], workdir: Path, config: ConfigDict | None) -> list[str]:
-    """Radial power of the methods on the front against that of real images, or of the run of many calls."""
+def _several(names: Sequence[str]) -> str:
+    """ "ddim, deis, dpmpp and 3 more" """
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _spectra(folder: Path, shown: Sequence[Mapping[str, Any]], workdir: Path, config: ConfigDict | None) -> list[str]:
+    """Radial power of some methods against that of real images, or of the run of many calls."""
     statistics, first = find_statistics(workdir, config), None
     if statistics is not None:
         shape, power_of_all, against = statistics.image_shape, statistics.radial_power, statistics.name
@@ -174,15 +199,15 @@ def _spectra(folder: Path, best: Sequence[Mapping[str, Any]], workdir: Path, con
         shape, power_of_all, against = long.shape[1:], spectrum.radial_power(long).mean(axis=0), "the reference run"
     else:
         return []
-    drawn = {choose.name(row): images[:first] for row in best[:LINES] if (images := _drawn(row)) is not None}
+    drawn = {choose.name(row): images[:first] for row in shown if (images := _drawn(row)) is not None}
     if not drawn or next(iter(drawn.values())).shape[1:] != shape:
         return []
     power = {label: spectrum.radial_power(images).mean(axis=0) for label, images in drawn.items()}
     plots.plot_spectra(folder / "spectra.png", power, power_of_all, against)
     caption = (
-        f"Radial power spectra on the front; on the right over that of {against}: above 1 is noise, below is blur."
+        f"Radial power spectra, the front first; on the right over that of {against}: above 1 is noise, below is blur."
     )
-    return [page.heading("Too smooth, too noisy?"), page.figure(folder / "spectra.png", caption)]
+    return [page.heading("Too smooth, too noisy?"), page.figure(folder / "spectra.png", caption, wide=True)]
 
 
 def find_statistics(workdir: Path, config: ConfigDict | None) -> reference.Reference | None:
@@ -215,7 +240,7 @@ def _with_words(row: Mapping[str, Any], quality: str) -> dict[str, Any]:
     return {
         **row,
         "steps": steps,
-        "interval": f"{low:.3g} to {high:.3g}" if low is not None and high is not None else None,
+        "interval": f"{low:.3g} – {high:.3g}" if low is not None and high is not None else None,
         "megabytes": memory / 1e6 if memory else None,
     }
 

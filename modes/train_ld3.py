@@ -168,7 +168,8 @@ def _report(
     calls = task.problem.student.calls(task.num_steps, task.problem.space.to_zero) * calls_per_evaluation(config)
     title = f"{task.name}, {schedule.solver}, {calls} calls"
     plot_learning(folder / f"{task.name}_loss.png", curves, f"loss ({config.ld3.loss}) of {title}")
-    plot_grids(folder / f"{task.name}_grid.png", builder.usual_grids(task, model, config, schedule.grid), title)
+    grids = builder.usual_grids(task, model, config, schedule.grid)
+    plot_grids(folder / f"{task.name}_grid.png", list(grids.items()), title)
     count = min(SHOWN, len(pairs.valid_noise))
     shown = {
         "teacher": pairs.valid_targets[:count],

@@ -113,7 +113,7 @@ def recommend(rows: Sequence[Row], quality: str, budgets: Sequence[float] = BUDG
     for budget in budgets:
         within = [row for row in rows if row["calls"] <= budget]
         if not within:
-            words = "Nothing that was measured takes so few calls. A student does: docs/methods/consistency.md."
+            words = "Nothing that was measured takes so few calls. A student may, see docs/methods/consistency.md."
             choices.append(Choice(budget, None, words))
             continue
         best = min(within, key=lambda row: row[quality])

@@ -20,6 +20,8 @@ Scales = Float[np.ndarray, "n"]
 # Okabe and Ito's colours, told apart by colour-blind readers too; methods keep their place in the order they come in.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 _MARKERS = "osD^vPX*"
+_BAND: Any = {"color": "#DDDDDD", "linewidth": 9, "marker": "o", "markersize": 15, "solid_capstyle": "round"}
+_BESIDE: Any = {"textcoords": "offset points", "fontsize": 8, "color": "#333333", "annotation_clip": False}
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -35,7 +37,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
-    "lines.markersize": 4.5,
+    "lines.markersize": 6.5,
 }
 
 
@@ -48,7 +50,7 @@ def plot_quality(
     title: str = "",
     floor: float | None = None,
 ) -> None:
-    """Quality (lower is better) against cost, one line a method, both axes logarithmic, with the Pareto front.
+    """Quality (lower is better) against cost, one line a method, both axes logarithmic, with the named Pareto front.
 
     Args:
       rows: with keys `method`, `quality`, `cost`; `<quality>_low` and `<quality>_high` become error bars. Rows
@@ -63,20 +65,27 @@ def plot_quality(
         raise ValueError(f"No row has a positive, finite {quality!r} and {cost!r}; there is nothing to plot in {path}.")
     with _canvas(path, 4.8, 4.4) as axes:  # two of them stand side by side on a page
         front = pareto_front([(row[cost], row[quality]) for row in rows])
-        axes.plot(*zip(*front, strict=True), color="#DDDDDD", linewidth=7, solid_capstyle="round", label="Pareto front")
+        axes.plot(*zip(*front, strict=True), **_BAND)
+        axes.plot([], [], color=_BAND["color"], linewidth=7, label="Pareto front")
         for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
             own = sorted((row for row in rows if row["method"] == method), key=lambda row: row[cost])
-            axes.errorbar(
-                [row[cost] for row in own],
-                [row[quality] for row in own],
-                yerr=np.array([_spread(row, quality) for row in own]).T,
-                color=_COLOURS[number % len(_COLOURS)],
-                marker=_MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)],
-                linestyle="--" if number >= len(_COLOURS) else "-",
+            at, values = [row[cost] for row in own], [row[quality] for row in own]
+            colour, again = _COLOURS[number % len(_COLOURS)], number // len(_COLOURS)
+            spread = np.array([_spread(row, quality) for row in own]).T
+            axes.errorbar(at, values, yerr=spread, fmt="none", ecolor=colour, elinewidth=1.2, alpha=0.35)
+            axes.plot(
+                at,
+                values,
+                color=colour,
+                marker=_MARKERS[(number + again) % len(_MARKERS)],
+                linestyle="--" if again else "-",
                 markeredgecolor="white",
-                elinewidth=0.8,
+                markeredgewidth=0.6,
                 label=method,
             )
+        for row in rows:
+            if (row[cost], row[quality]) in front:
+                axes.annotate(row["method"], (row[cost], row[quality]), xytext=(6, -11), **_BESIDE)
         if floor is not None:
             axes.axhline(floor, color="#555555", linewidth=0.8, linestyle=(0, (5, 3)), label="perfect sampler")
         axes.set(xscale="log", yscale="log", title=title)
@@ -109,25 +118,25 @@ def plot_spectra(
         left.legend(loc="lower left")
 
 
-def plot_grids(path: str | Path, grids: Mapping[str, Scales], title: str = "") -> None:
-    """Time grids as ticks on one logarithmic axis of the noise scale s, a row each, sampling from left to right.
+def plot_grids(path: str | Path, grids: Sequence[tuple[str, Scales]], title: str = "") -> None:
+    """Time grids (name, scales) as ticks on one logarithmic axis of s, a row each, sampling from left to right.
 
     A final s of 0 (the image itself) is drawn at the right edge and labelled so, though no logarithm reaches it.
     """
-    positive = np.concatenate([scales[scales > 0] for scales in grids.values()])
+    positive = np.concatenate([scales[scales > 0] for _, scales in grids])
     edge = positive.min() / (positive.max() / positive.min()) ** 0.08
-    with _canvas(path, 6.6, 0.9 + 0.36 * len(grids)) as axes:
-        for number, scales in enumerate(grids.values()):
+    with _canvas(path, 8.2, 0.9 + 0.36 * len(grids)) as axes:
+        for number, (_, scales) in enumerate(grids):
             colour, shown = _COLOURS[number % len(_COLOURS)], np.where(scales > 0, scales, edge)
             axes.plot(shown, np.full(len(shown), number), color=colour, linewidth=0.8, alpha=0.5)
             axes.plot(shown, np.full(len(shown), number), "|", color=colour, markersize=11, markeredgewidth=1.6)
         axes.set(xscale="log", xlabel="noise scale s = sigma/alpha", title=title, ylim=(len(grids) - 0.5, -0.5))
         decades = 10.0 ** np.arange(np.ceil(np.log10(positive.min())), np.floor(np.log10(positive.max())) + 1)
-        ends_at_zero = any(scales[-1] == 0 for scales in grids.values())
+        ends_at_zero = any(scales[-1] == 0 for _, scales in grids)
         axes.set_xticks([*decades, edge] if ends_at_zero else decades)
         axes.set_xticklabels([*(f"{value:g}" for value in decades), "0"] if ends_at_zero else decades)
         axes.minorticks_off()
-        axes.set_yticks(range(len(grids)), [f"{name}, {len(scales) - 1} steps" for name, scales in grids.items()])
+        axes.set_yticks(range(len(grids)), [f"{name} ({len(scales) - 1} steps)" for name, scales in grids])
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)

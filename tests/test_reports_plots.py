@@ -53,7 +53,7 @@ def test_front_keeps_what_nothing_beats():
 def test_spectra_and_grids_are_drawn(tmp_path):
     real = 1e4 / np.arange(1.0, 18)[None].repeat(3, axis=0) ** 2.5
     plot_spectra(tmp_path / "spectra.png", {"noisy": real + 5}, real, "photographs")
-    plot_grids(tmp_path / "grids.png", {"edm": np.array([80.0, 5, 0.1, 0]), "ld3": np.array([80.0, 20, 2, 0.01])})
+    plot_grids(tmp_path / "grids.png", [("edm", np.array([80.0, 5, 0.1, 0])), ("ld3", np.array([80.0, 20, 2, 0.01]))])
     assert share_of(tmp_path / "spectra.png", (0, 0x72, 0xB2)) > 1e-3
     assert min(share_of(tmp_path / "grids.png", c) for c in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0))) > 5e-4
 
@@ -61,4 +61,4 @@ def test_spectra_and_grids_are_drawn(tmp_path):
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
-        plot_grids(tmp_path / "a.png", {"edm": np.array([80.0, 5, 0])})
+        plot_grids(tmp_path / "a.png", [("edm", np.array([80.0, 5, 0]))])
