@@ -52,15 +52,24 @@ def test_distance_agrees_with_the_matrix_root_of_scipy():
     np.testing.assert_allclose(frechet_distance(b, a), expected, rtol=1e-9)
 
 
+def cifar10(split):
+    with np.load(GOLDEN) as golden:
+        covariance = np.zeros((192, 192))
+        covariance[np.tril_indices(192)] = golden[f"{split}_covariance_lower"]
+        covariance += np.tril(covariance, -1).T
+        return Moments(golden[f"{split}_mean"], covariance, int(golden[f"{split}_n"]))
+
+
 def test_distance_between_the_halves_of_cifar10_is_the_recorded_one():
     with np.load(GOLDEN) as golden:
-        fits = []
-        for split in ("train", "test"):
-            covariance = np.zeros((192, 192))
-            covariance[np.tril_indices(192)] = golden[f"{split}_covariance_lower"]
-            covariance += np.tril(covariance, -1).T
-            fits.append(Moments(golden[f"{split}_mean"], covariance, int(golden[f"{split}_n"])))
-        np.testing.assert_allclose(frechet_distance(*fits), golden["frechet"], rtol=1e-8)
+        np.testing.assert_allclose(frechet_distance(cifar10("train"), cifar10("test")), golden["frechet"], rtol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "recorded"), [(1024, 0.07512), (4096, 0.02265)])  # one draw each, independent program
+def test_fewer_test_images_are_as_far_from_the_training_images_as_the_floor_says(n, recorded):
+    train, test = cifar10("train"), cifar10("test")
+    beyond = frechet_distance(train, test) - frechet_floor(train, 10000)  # what sets the two apart, but for their n
+    np.testing.assert_allclose(beyond + frechet_floor(train, n), recorded, rtol=0.025)
 
 
 def test_moments_of_batches_merge_to_those_of_the_whole():
