@@ -16,6 +16,7 @@ from builders.devices import configure_jax
 from builders.draw import sample, sample_groups, to_pixels
 from builders.model import Model, load
 from builders.own_model import as_k_diffusion
+from builders.parameters import check_mode
 from builders.processes import join, wait
 from builders.samplers import create_sampler
 from modes import compare, convert, evaluate, export, inspect, likelihood, masks, pairs, prepare, report, sweep, train
@@ -59,7 +60,7 @@ MODES: dict[str, Callable[[Request], None]] = {
 }
 
 
-SHARED = ("sample", "pairs", "train")  # modes whose work several processes share
+SHARED = ("sample", "pairs", "train", "evaluate")  # modes whose work several processes share
 
 
 def run(mode: str, request: Request) -> None:
@@ -67,6 +68,7 @@ def run(mode: str, request: Request) -> None:
     config = request.config
     configure_jax(config.precision if config is not None and "precision" in config else "float32")
     try:
+        check_mode(config, mode)
         if request.cluster is not None:
             if mode not in SHARED:
                 raise ValueError(f"--distributed: --mode={mode} runs in one process; several share only {SHARED}.")

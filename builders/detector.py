@@ -13,6 +13,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 import checkpoints
+from builders import processes
 from checkpoints import fitting, names
 from metrics.inputs import Features, Images
 from models import inception
@@ -49,12 +50,17 @@ class Detector:
         """Features [n, 2048] and logits [n, classes], float32, of uint8 images [n, h, w, c]; n network calls.
 
         Logits of the 2015 graph come without their bias, as programs that compute its Inception score have them.
-        `advance` is told how many images are done. Raises ValueError for values that are not finite.
+        `advance` is told how many images are done. Of several processes each shows its share of the images to the
+        network, on all its devices, and all return the whole. Raises ValueError for values that are not finite.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
             raise ValueError(f"A detector takes uint8 images [n, h, w, 1 or 3], got {images.dtype} {images.shape}.")
-        batch = per_device * jax.device_count()
-        mesh = jax.make_mesh((jax.device_count(),), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
+        count = len(images)
+        own = images[jax.process_index() :: jax.process_count()]  # `processes.share`, without a copy
+        images = own if len(own) else images[:1]  # one that has none joins in all the same
+        devices = jax.local_devices()
+        batch = per_device * len(devices)
+        mesh = jax.make_mesh((len(devices),), ("images",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,))
         spread = NamedSharding(mesh, PartitionSpec("images"))
         params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
         parts = []
@@ -64,7 +70,8 @@ class Detector:
             found = _apply(self.kind, self.input, params, jax.device_put(padded, spread))
             parts.append(jax.tree.map(np.asarray, found))
             advance(len(part))
-        features, logits = (np.concatenate(leaves)[: len(images)] for leaves in zip(*parts, strict=True))
+        found = (np.concatenate(leaves)[: len(images)] for leaves in zip(*parts, strict=True))
+        features, logits = (processes.collect(rows, count) for rows in found)
         if not (np.isfinite(features).all() and np.isfinite(logits).all()):
             raise ValueError(f"{KEY}: the network's features are not finite; the weight file is damaged. {_REMEDY}")
         return features, logits

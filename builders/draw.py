@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from builders import parameters
 from builders.model import Model
 from builders.samplers import create_sampler
 from reports.images import to_uint8
@@ -53,6 +54,9 @@ def group_size(config: ConfigDict, count: int) -> tuple[list[jax.Device], int]:
     # Batch-mean step sizes tie the images of a group to one another: they stay on one device.
     limit = 1 if config.sampling.step_norm == "batch" else max(1, config.eval.batch_size // microbatch)
     devices = jax.local_devices()[: min(limit, -(-count // microbatch))]
+    if config.shard_parameters:  # every device has a share of them, so all make each call, on padding if need be
+        devices = jax.local_devices()
+        parameters.check_sampling(config, len(devices), limit)
     return devices, microbatch * len(devices)
 
 
@@ -78,6 +82,7 @@ def sample_groups(
         indices = [index for block in todo[start : start + len(devices)] for index in block]
         padded = indices + [indices[-1]] * (size - len(indices))  # only the last block can be short
         begun = sampler.of(padded) if sampler.of else sampler
+        begun = parameters.gathering(begun) if config.shard_parameters else begun
         operands, state = base.begin_on(mesh, begun, image_keys(config.seed, padded))
         records, before = [], 0
         chunks = base.iterate_chunks(sampler.step, operands, state, sampler.rows, config.sampling.chunk)

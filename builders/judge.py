@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from builders import processes
 from builders.config import shipped
 from builders.detector import Detector, load_detector
 from metrics import feature_reference
@@ -208,7 +209,8 @@ def seen(detector: Detector, photographs: Images, name: str, workdir: Path) -> F
     """Moments of all real images and features of KEPT of them, kept on disk under a hash of images and detector."""
     images_sha256 = feature_reference.images_hash(photographs)
     file = workdir / f"features_{images_sha256[:8]}_{detector.kind}_{detector.sha256[:8]}_{detector.input}.npz"
-    if file.exists():
+    if processes.as_first_sees([file.exists()])[0]:
+        processes.until_seen(lambda: [] if file.exists() else [file])
         found = feature_reference.load(file)
         if (found.sha256, found.detector_sha256) == (images_sha256, detector.sha256):
             logging.info("What the detector said of %s is read from %s.", name, file)
@@ -226,8 +228,9 @@ def seen(detector: Detector, photographs: Images, name: str, workdir: Path) -> F
         detector_sha256=detector.sha256,
         detector_input=detector.input,
     )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda stream: feature_reference.save(stream, made))
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda stream: feature_reference.save(stream, made))
     return made
 
 

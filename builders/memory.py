@@ -42,7 +42,14 @@ def fitting(free: float, few: int, more: int) -> int:
 
 
 def automatic_microbatch(model: Model, config: ConfigDict, count: int) -> int:
-    """Images a call: what a device holds (a power of two), what config.eval.batch_size allows, what `count` need."""
+    """Images a call: what a device holds (a power of two), what config.eval.batch_size allows, what `count` need.
+
+    Raises ValueError where parameters are cut over devices, which a call compiled alone does not show.
+    """
+    if config.shard_parameters:
+        raise ValueError(
+            "config.shard_parameters=True with --config.sampling.microbatch=0: say how many images a device takes."
+        )
     devices = jax.local_devices()
     wanted = max(1, min(config.eval.batch_size, count) // len(devices))
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")

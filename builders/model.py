@@ -15,7 +15,7 @@ import checkpoints
 import models
 import sde_lib
 from array_types import Image
-from builders import own_model, students
+from builders import own_model, parameters, students
 from builders.analytic import create_analytic
 from builders.config import data_range, resolve_config, shipped
 from builders.latent import image_shape, load_parts
@@ -235,7 +235,8 @@ def named_tensors(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[d
 
 def read_params(stored: checkpoints.Checkpoint, config: ConfigDict) -> Any:
     """The network's parameter tree from a weight file; every name and shape is checked."""
-    return jax.tree.map(jnp.asarray, fitting.fit(*named_tensors(stored, config), stored.path))
+    fitted = fitting.fit(*named_tensors(stored, config), stored.path)
+    return parameters.place(fitted) if config.shard_parameters else jax.tree.map(jnp.asarray, fitted)
 
 
 def load(
@@ -256,10 +257,10 @@ def load(
     """
     resolved = None if config is None else resolve_config(config)
     if resolved is not None and resolved.model.factory:
-        return _load_own(resolved, workdir, str(checkpoint))
+        return _placed(_load_own(resolved, workdir, str(checkpoint)))
     if resolved is not None and resolved.model.name == "analytic":  # it has no file
         denoiser = create_analytic(resolved, create_sde(resolved))
-        return Model(denoiser, resolved, own_model.digest(denoiser.params))
+        return _placed(Model(denoiser, resolved, own_model.digest(denoiser.params)))
     stored = checkpoints.read(find_checkpoint(resolved or base_config.get_config(), workdir, str(checkpoint)))
     if resolved is None and stored.config is None:
         raise ValueError(question(stored, lambda config: fitting.compare(*named_tensors(stored, config)).fits()))
@@ -269,6 +270,14 @@ def load(
         full.model.ema = ema
     denoiser = create_denoiser(full, read_params(stored, full))
     return Model(denoiser, full, stored.sha256(), *load_parts(stored, full))
+
+
+def _placed(model: Model) -> Model:
+    """A model whose parameters were made here, laid as config.shard_parameters says."""
+    if not model.config.shard_parameters:
+        return model
+    denoiser = dataclasses.replace(model.denoiser, params=parameters.place(model.denoiser.params))
+    return dataclasses.replace(model, denoiser=denoiser)
 
 
 def _load_own(config: ConfigDict, workdir: str | Path | None, flag: str) -> Model:

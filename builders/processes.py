@@ -82,6 +82,17 @@ def share(items: Sequence[Item], process: int | None = None, count: int | None =
     return list(items[process :: count or jax.process_count()])
 
 
+def collect(rows: np.ndarray, count: int) -> np.ndarray:
+    """[count, ...] on every process, from the rows [n, ...] that each has made of its `share(range(count))`."""
+    processes = jax.process_count()
+    if processes == 1:
+        return rows[:count]
+    most = -(-count // processes)
+    padded = np.pad(rows[:most], [(0, most - len(rows[:most]))] + [(0, 0)] * (rows.ndim - 1))
+    shares = np.asarray(multihost_utils.process_allgather(padded))  # [processes, most, ...]
+    return shares.swapaxes(0, 1).reshape(most * processes, *rows.shape[1:])[:count]
+
+
 def until_seen(lacking: Callable[[], Sequence[Path]]) -> None:
     """Returns when files that other processes have written are seen here: shared storage takes a while to show them.
 

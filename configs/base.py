@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
         {
             "seed": 42,  # image i starts from normal(fold_in(key(seed), i))
             "precision": "float32",  # "float32" (HIGHEST everywhere), "tf32", or "bfloat16" (inside the network only)
+            "shard_parameters": False,  # cut each parameter over the devices of a process (docs/scaling.md)
             "checkpoint": "",  # file or folder, relative to the repository; "" looks in <workdir>/checkpoints
             "sde": _sde(),
             "model": _model(),

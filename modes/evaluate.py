@@ -10,6 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders import judge as judges
+from builders import processes
 from builders.config import apply_overrides, resolve_config, shipped
 from builders.latent import image_shape
 from data import create_source
@@ -48,7 +49,8 @@ def run(request: Request) -> None:
     from the images of config.data.source, kept in W/reference.npz. With the images at hand the row also has what
     statistics cannot tell: sliced Wasserstein distances, precision and recall, nearest neighbours. With an Inception
     network (config.eval.detector) it has FID and the like (`builders.judge.scores`), with a long run from equal noise
-    (config.eval.paired_with) the distance to that.
+    (config.eval.paired_with) the distance to that. Several processes share what that network is shown; the first does
+    the rest and writes.
     """
     config, workdir = resolve_config(request.config), workdir_of(request)
     apply_overrides(config, request.overrides)
@@ -60,6 +62,8 @@ def run(request: Request) -> None:
         logging.info("%s", describe(config, folder, shape))
         return
     row = measure(folder, *open_standards(config, workdir, shape))
+    if not processes.is_first():
+        return
     if config.eval.paired_with:
         row |= paired_run.distances(folder, config)
     rows.append_row(workdir / "results.jsonl", row)
@@ -88,7 +92,8 @@ def open_standards(config: ConfigDict, workdir: Path, shape: tuple[int, int, int
     photographs = open_photographs(config, shape)
     judge = judges.open_judge(config, workdir, photographs.training if photographs else None)
     statistics = None
-    if photographs or _names_statistics(config) or (judge is None and not config.eval.paired_with):
+    wanted = photographs or _names_statistics(config) or (judge is None and not config.eval.paired_with)
+    if wanted and processes.is_first():
         statistics = open_statistics(config, workdir, photographs)
         reference.check_shape(shape, statistics)
     return Standards(statistics, photographs, judge)
@@ -108,6 +113,8 @@ def measure(
         if statistics is not None and len(images) <= len(statistics.block_moments.mean):
             logging.info("%d images are too few for the block means' covariance: left out.", len(images))
             statistics = None
+    if not processes.is_first():
+        return row
     if statistics is not None:
         row |= reference.scores(images, statistics)
         if photographs is not None:

@@ -66,12 +66,16 @@ def _floating(leaf) -> bool:
 def begin_on(mesh: Mesh, sampler: Sampler, keys: Keys) -> tuple[Any, Any]:
     """`sampler.begin(keys)` with every per-image array split over the one-dimensional `mesh` and the rest on all of it.
 
-    An array is per image if its shape follows the number of keys, which must be a multiple of the mesh's size.
+    An array is per image if its shape follows the number of keys, which must be a multiple of the mesh's size. Others
+    that lie on the mesh already, cut or whole, stay as they are.
     """
     double = jax.eval_shape(lambda keys: sampler.begin(jnp.concatenate([keys, keys])), keys)
 
     def place(leaf, like):
         differing = [axis for axis, size in enumerate(leaf.shape) if size != like.shape[axis]]
+        laid = leaf.sharding if isinstance(leaf, jax.Array) else None
+        if not differing and isinstance(laid, NamedSharding) and laid.mesh == mesh:
+            return leaf
         spec = PartitionSpec(*[None] * differing[0], *mesh.axis_names) if differing else PartitionSpec()
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
