@@ -162,8 +162,8 @@ def chunk_memory(step: Step, operands: Any, state: Any, rows: Any, chunk: int) -
     found = compiled.memory_analysis()
     if found is None:
         return None
-    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return held + found.temp_size_in_bytes + found.generated_code_size_in_bytes
+    kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return kept + found.temp_size_in_bytes
 
 
 def _windows(state: Any, rows: Any, chunk: int) -> Iterator[tuple[Any, np.ndarray, int]]:

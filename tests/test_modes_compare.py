@@ -260,6 +260,9 @@ def test_what_is_learned_follows_from_the_time(minutes, pairs, updates, quick):
     found = create_learning(run_lib.load(config_of()), 60 * minutes, 0.005, 8.0)
     assert (found.changes["ld3.num_train"], found.changes["training.num_steps"]) == (pairs, updates)
     assert found.seconds <= 30 * minutes
+    if pairs == 48:  # teacher, eight updates (each number once more, and what came of it), three looks
+        images = 64 * 79 + 8 * 5 * (16 * (1 + 8 + 1) + 16) + 3 * 5 * 16
+        assert found.seconds == pytest.approx(0.005 * images + 4 * 8.0) and found.calls == 5
 
 
 def test_the_time_of_a_killed_session_counts_to_its_last_file(tmp_path):
