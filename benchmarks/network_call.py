@@ -1,18 +1,22 @@
-"""Time of one network call against the same network in PyTorch, as a ratio, on one CPU core.
+"""Time of one network call against the same network in other programs, as a ratio, on one CPU core.
 
 python -m benchmarks.network_call --model_config configs/ve/cifar10_ncsnpp_continuous.py --batch 1 [--rounds 7]
-    [--contenders ours,torch,torch_channels_last,torch_compile,torch_bfloat16] [--core 0]
+    [--contenders ours,torch,torch_channels_last,torch_compile,torch_bfloat16,original,depthwise] [--core 0]
+    [--ceilings conv_xla,conv_onednn]
+python -m benchmarks.network_call --model_config benchmarks/peers/unet2d.py:cifar10 --contenders ours,diffusers
 
-Needs PyTorch (`pip install ".[torch]"`). All contenders load the same random weights. Each runs in a process of its
-own, pinned to one core with one thread. All compile and warm up first, and their outputs are compared (below 1e-4
-relative in float32, else the run stops). Then they take turns, one reading of at least half a second each a round.
-Reported are medians over the rounds of wall time and of the process's CPU time; where other jobs share the core the
-second is the fairer. Ratio: PyTorch's time over ours, above 1 where ours is faster. Appends to W/network_call.jsonl.
+Needs PyTorch (`pip install ".[torch]"`) for the contenders that are named after it, and diffusers for its own. All
+contenders load the same random weights. Each runs in a process of its own, pinned to one core with one thread. All
+compile and warm up first, and their outputs are compared (below 1e-4 relative in float32, else the run stops). Then
+they take turns, one reading of at least half a second each a round. Reported are medians over the rounds of wall time
+and of the process's CPU time; where other jobs share the core the second is the fairer. Ratio: the other's time over
+ours, above 1 where ours is faster. A ceiling takes part like a contender and is one 3x3 convolution of 256 channels at
+16 px, what most of these networks' arithmetic is made of: `GFLOP/s` of a network is to be held against it. Appends to
+W/network_call.jsonl.
 """
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,25 +33,31 @@ _CONFIG = flags.DEFINE_string("model_config", "configs/ve/cifar10_ncsnpp_continu
 _BATCH = flags.DEFINE_integer("batch", 1, "Images a call.")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Readings a contender, in strict alternation.")
 _CONTENDERS = flags.DEFINE_list("contenders", ["ours", "torch", "torch_channels_last"], "Who takes part; first: ours.")
+_CEILINGS = flags.DEFINE_list("ceilings", ["conv_xla"], "Convolutions that take turns with them.")
 _CORE = flags.DEFINE_integer("core", 0, "The core that all contenders are pinned to.")
 _WORKDIR = flags.DEFINE_string("workdir", "out/network_call", "Weights, inputs, outputs and results go here.")
 _CONTENDER = flags.DEFINE_string("contender", "", "For the processes that this script starts itself.")
 
 TOLERANCE = 1e-4  # of outputs in float32, relative to the largest value
 READING = 0.5  # seconds
+CONVOLUTION = {"batch": 4, "side": 16, "channels": 256}  # of the ceilings
+Call = Callable[[], np.ndarray]
 
 
-def ours(folder: Path) -> Callable[[], np.ndarray]:
-    """A compiled call of this toolkit's network."""
+def ours(folder: Path, filters: str = "") -> Call:
+    """A compiled call of this toolkit's network; `filters` gives it the graph of the published program."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
     import run_lib
+    from benchmarks.peers import ncsnpp_original
     from builders.devices import configure_jax
     from builders.model import create_network
     from checkpoints.base import unflatten
 
     configure_jax("float32")
+    if filters:
+        ncsnpp_original.use(filters)
     config = run_lib.load_config_file(_CONFIG.value)
     with np.load(folder / "flax.npz") as file:
         params = jax.device_put(unflatten(dict(file)))
@@ -58,20 +68,15 @@ def ours(folder: Path) -> Callable[[], np.ndarray]:
 
 
 def torch_eager(
-    folder: Path, channels_last: bool = False, compiled: bool = False, half: bool = False
-) -> Callable[[], np.ndarray]:
-    """A call of the PyTorch peer in evaluation mode, without gradients."""
+    folder: Path, of: str = "ncsnpp", channels_last: bool = False, compiled: bool = False, half: bool = False
+) -> Call:
+    """A call of a PyTorch network in evaluation mode, without gradients: the peer, or that of diffusers."""
     import torch
 
-    from benchmarks.peers.ncsnpp_torch import NCSNpp
-
     torch.set_num_threads(1)
-    settings = json.loads((folder / "network.json").read_text())
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = NCSNpp(settings["model"], settings["data"]).eval()
-    with np.load(folder / "torch.npz") as file:
-        network.load_state_dict({name: torch.from_numpy(value) for name, value in file.items()})
-    network = network.to(memory_format=layout)
+    network = _of_diffusers(folder) if of == "diffusers" else _of_the_peer(folder)
+    network = network.eval().to(memory_format=layout)
     with np.load(folder / "inputs.npz") as file:
         x = torch.from_numpy(np.ascontiguousarray(file["x"].transpose(0, 3, 1, 2))).to(memory_format=layout)
         labels = torch.from_numpy(file["labels"])
@@ -79,17 +84,96 @@ def torch_eager(
 
     def run() -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            return call(x, labels).float().numpy().transpose(0, 2, 3, 1)
+            out = call(x, labels)
+            return (out.sample if of == "diffusers" else out).float().numpy().transpose(0, 2, 3, 1)
 
     return run
 
 
-CONTENDERS: dict[str, Callable[[Path], Callable[[], np.ndarray]]] = {
+def _of_the_peer(folder: Path) -> Any:
+    import torch
+
+    from benchmarks.peers.ncsnpp_torch import NCSNpp
+
+    settings = json.loads((folder / "network.json").read_text())
+    network = NCSNpp(settings["model"], settings["data"])
+    with np.load(folder / "torch.npz") as file:
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in file.items()})
+    return network
+
+
+def _of_diffusers(folder: Path) -> Any:
+    import torch
+    from diffusers import UNet2DModel
+
+    from benchmarks.peers import unet2d
+
+    settings = unet2d.settings(_CONFIG.value.partition(":")[2] or "cifar10")
+    network = UNet2DModel(**{key: value for key, value in settings.items() if key != "_class_name"})
+    with np.load(folder / "flax.npz") as file:
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        weights = unet2d.state_dict(dict(file), shapes)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return network
+
+
+def convolution_inputs() -> tuple[np.ndarray, np.ndarray]:
+    """A map [b, h, w, c] and a kernel [3, 3, c, c]."""
+    batch, side, channels = CONVOLUTION["batch"], CONVOLUTION["side"], CONVOLUTION["channels"]
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((batch, side, side, channels), np.float32)
+    return x, generator.standard_normal((3, 3, channels, channels), np.float32)
+
+
+def convolution_xla(folder: Path) -> Call:
+    """The convolution as XLA compiles it."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    x, kernel = jax.device_put(convolution_inputs())
+    convolve = jax.jit(
+        lambda x, kernel: jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+        )
+    )
+    return lambda: np.asarray(jax.block_until_ready(convolve(x, kernel)))
+
+
+def convolution_onednn(folder: Path, half: bool = False) -> Call:
+    """The convolution as PyTorch has oneDNN do it."""
+    import torch
+
+    torch.set_num_threads(1)
+    x, kernel = (torch.from_numpy(array) for array in convolution_inputs())
+    x = x.permute(0, 3, 1, 2).to(memory_format=torch.channels_last)
+    kernel = kernel.permute(3, 2, 0, 1).to(memory_format=torch.channels_last)
+    if half:
+        x, kernel = x.bfloat16(), kernel.bfloat16()
+
+    def run() -> np.ndarray:
+        with torch.inference_mode():
+            return torch.nn.functional.conv2d(x, kernel, padding=1).float().numpy()
+
+    return run
+
+
+CONTENDERS: dict[str, Callable[[Path], Call]] = {
     "ours": ours,
+    "original": lambda folder: ours(folder, "one_channel"),
+    "depthwise": lambda folder: ours(folder, "depthwise"),
     "torch": torch_eager,
     "torch_channels_last": lambda folder: torch_eager(folder, channels_last=True),
     "torch_compile": lambda folder: torch_eager(folder, channels_last=True, compiled=True),
     "torch_bfloat16": lambda folder: torch_eager(folder, channels_last=True, half=True),
+    "diffusers": lambda folder: torch_eager(folder, "diffusers"),
+    "diffusers_channels_last": lambda folder: torch_eager(folder, "diffusers", channels_last=True),
+    "diffusers_compile": lambda folder: torch_eager(folder, "diffusers", channels_last=True, compiled=True),
+    "diffusers_bfloat16": lambda folder: torch_eager(folder, "diffusers", channels_last=True, half=True),
+}
+CEILINGS: dict[str, Callable[[Path], Call]] = {
+    "conv_xla": convolution_xla,
+    "conv_onednn": convolution_onednn,
+    "conv_onednn_bfloat16": lambda folder: convolution_onednn(folder, half=True),
 }
 
 
@@ -97,7 +181,7 @@ def serve(name: str, folder: Path) -> None:
     """A contender's process: gets ready, reports, then takes one reading for every line it is sent."""
     os.sched_setaffinity(0, {_CORE.value})  # before any library counts the cores
     start = time.perf_counter()
-    call = CONTENDERS[name](folder)
+    call = (CONTENDERS | CEILINGS)[name](folder)
     loaded = time.perf_counter()
     np.save(folder / f"{name}.npy", call())
     first = time.perf_counter()
@@ -148,25 +232,32 @@ class Contender:
 
 def write_inputs(folder: Path) -> dict[str, Any]:
     """One set of random weights under both programs' names, one batch of noisy images; the facts of the network."""
+    import jax
+
     import models
     import run_lib
     from benchmarks.random_weights import random_weights
     from builders.model import create_network
     from checkpoints import fitting, names
+    from reports.cost import cost
 
     config = run_lib.load_config_file(_CONFIG.value)
     network = create_network(config)
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
     weights = random_weights(dict(fitting.shapes(models.param_shapes(network, shape))))
     np.savez(folder / "flax.npz", **weights)  # type: ignore[arg-type]
-    np.savez(folder / "torch.npz", **names.torch_names(weights, models.module_order(network, shape)))  # type: ignore[arg-type]
+    if config.model.name == "ncsnpp":
+        np.savez(folder / "torch.npz", **names.torch_names(weights, models.module_order(network, shape)))  # type: ignore[arg-type]
     generator = np.random.default_rng(2)
     x = generator.normal(size=(_BATCH.value, *shape)).astype(np.float32)
     labels = generator.uniform(0.5, 2.0, _BATCH.value).astype(np.float32)
     np.savez(folder / "inputs.npz", x=x, labels=labels)
-    data = config.data.to_dict() | {"centered": network.centered}
+    data = config.data.to_dict() | {"centered": getattr(network, "centered", False)}
     (folder / "network.json").write_text(json.dumps({"model": config.model.to_dict(), "data": data}, default=str))
-    return {"config": _CONFIG.value, "parameters": sum(weight.size for weight in weights.values())}
+    params = jax.eval_shape(network.init, jax.random.key(0), x[:1], labels[:1])
+    flops = cost(network.apply, params, x, labels).flops
+    count = sum(weight.size for weight in weights.values())
+    return {"config": _CONFIG.value, "name": config.model.name, "parameters": count, "flops": flops}
 
 
 def errors(folder: Path) -> dict[str, float]:
@@ -176,18 +267,48 @@ def errors(folder: Path) -> dict[str, float]:
     return {name: float(np.abs(out - reference).max() / np.abs(reference).max()) for name, out in outputs.items()}
 
 
+def check(kind: str) -> None:
+    """Raises ValueError for contenders that are none, or that have no network of this architecture."""
+    if unknown := sorted(set(_CONTENDERS.value) - set(CONTENDERS)):
+        raise ValueError(f"--contenders: {unknown} is unknown; choose from {sorted(CONTENDERS)}.")
+    if unknown := sorted(set(_CEILINGS.value) - set(CEILINGS)):
+        raise ValueError(f"--ceilings: {unknown} is unknown; choose from {sorted(CEILINGS)}.")
+    if _CONTENDERS.value[0] != "ours":
+        raise ValueError(f"--contenders={','.join(_CONTENDERS.value)} must begin with ours, what others are held to.")
+    other = {"ncsnpp": "diffusers", "unet2d": "torch"}.get(kind, "")
+    if wrong := [name for name in _CONTENDERS.value if other and name.startswith(other)]:
+        raise ValueError(
+            f"--contenders: {wrong} has no {kind!r}; the PyTorch peer is an NCSN++, diffusers' network that of "
+            "--model_config=benchmarks/peers/unet2d.py:cifar10 or :demo."
+        )
+
+
+def processor() -> str:
+    """The name of the processor (Linux), else of its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else os.uname().machine
+
+
+def installed(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def main(argv: list[str]) -> None:
     del argv
     folder = Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     if _CONTENDER.value:
         return serve(_CONTENDER.value, folder)
-    if unknown := sorted(set(_CONTENDERS.value) - set(CONTENDERS)):
-        raise ValueError(f"--contenders: {unknown} is unknown; choose from {sorted(CONTENDERS)}.")
-    if _CONTENDERS.value[0] != "ours":
-        raise ValueError(f"--contenders={','.join(_CONTENDERS.value)} must begin with ours, what others are held to.")
     facts = write_inputs(folder)
-    contenders = [Contender(name) for name in _CONTENDERS.value]
+    check(facts.pop("name"))
+    contenders = [Contender(name) for name in (*_CONTENDERS.value, *_CEILINGS.value)]
     differences = errors(folder)
     for name, error in differences.items():
         if error > TOLERANCE and "bfloat16" not in name:
@@ -196,23 +317,26 @@ def main(argv: list[str]) -> None:
         for contender in contenders:
             contender.read()
     first = contenders[0]
+    ceiling_flops = 2 * 9 * CONVOLUTION["batch"] * CONVOLUTION["side"] ** 2 * CONVOLUTION["channels"] ** 2
     print(f"{facts['config']}: {facts['parameters']:,} parameters, batch {_BATCH.value}, one core, float32")
-    print("| contender | CPU ms | wall ms | CPU ratio | wall ratio | first call s | difference |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"{processor()}, load {os.getloadavg()[0]:.1f}")
+    print("| contender | CPU ms | wall ms | CPU ratio | wall ratio | GFLOP/s | first call s | difference |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for one in contenders:
         cpu, wall = (1000 * one.median(kind) for kind in ("cpu", "wall"))
-        ratios = [one.median(kind) / first.median(kind) for kind in ("cpu", "wall")]
+        is_ceiling = one.name in CEILINGS
+        ratios = ["" if is_ceiling else f"{one.median(k) / first.median(k):.2f}" for k in ("cpu", "wall")]
+        speed = (ceiling_flops if is_ceiling else facts["flops"]) / one.median("cpu") / 1e9
         difference = f"{differences[one.name]:.0e}" if one.name in differences else ""
-        row = [one.name, f"{cpu:.1f}", f"{wall:.1f}", *(f"{r:.2f}" for r in ratios), f"{one.start['first_call']:.1f}"]
+        row = [one.name, f"{cpu:.1f}", f"{wall:.1f}", *ratios, f"{speed:.0f}", f"{one.start['first_call']:.1f}"]
         print(f"| {' | '.join([*row, difference])} |")
         one.close()
-    versions = {name: metadata.version(name) for name in ("jax", "torch", "numpy")}
     record = {
         **facts,
         "batch": _BATCH.value,
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "load": os.getloadavg()[0],
-        "versions": versions,
+        "versions": {name: installed(name) for name in ("jax", "torch", "diffusers", "numpy")},
         "differences": differences,
         "readings": {one.name: one.readings for one in contenders},
         "start": {one.name: one.start for one in contenders},

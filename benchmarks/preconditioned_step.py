@@ -1,12 +1,14 @@
 """What preconditioning adds to a step of the sampler at 32, 256 and 1024 px, on one CPU core.
 
-python -m benchmarks.preconditioned_step [--sizes 32,256,1024] [--rounds 5] [--network_calls 2] [--core 0]
+python -m benchmarks.preconditioned_step [--sizes 32,256,1024] [--rounds 5] [--network_calls 2] [--published] [--core 0]
 
 A step is one noise level: a corrector and a predictor update, each with one network call. The updates are timed in the
 sampler's own loop with a network that costs nothing, plain and with masks, in turn; the network of the published config
 of that size is timed apart, on the same core with random weights. Added is the difference of the updates over the time
 of a whole plain step. CPU time of the process, medians over the rounds; one thread. Masks are made up: their values do
-not change the cost. Prints a table and appends a JSON line to W/preconditioned_step.jsonl.
+not change the cost. `--published` lets the same updates in the order of the published program (PyTorch, complex
+transforms) take turns too, after both have given the same M M^T of an image. Prints a table and appends a JSON line to
+W/preconditioned_step.jsonl.
 """
 
 import dataclasses
@@ -34,12 +36,14 @@ from builders.draw import image_keys
 from builders.model import create_network
 from checkpoints import fitting
 from checkpoints.base import unflatten
+from precond.fourier import FourierPreconditioner
 from sampling import base, predictor_corrector
 from sde_lib import VESDE
 
 _SIZES = flags.DEFINE_list("sizes", ["32", "256", "1024"], "Sides of the images, pixels.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Readings of every kind, in turn.")
 _NETWORK_CALLS = flags.DEFINE_integer("network_calls", 2, "Readings of the network; 0 leaves it out.")
+_PUBLISHED = flags.DEFINE_bool("published", False, "Also the published order, in PyTorch.")
 _CORE = flags.DEFINE_integer("core", 0, "The core that all of it runs on.")
 _WORKDIR = flags.DEFINE_string("workdir", "out/preconditioned_step", "Results go here.")
 
@@ -87,6 +91,35 @@ def steps_of(kind: str, side: int, batch: int, levels: int) -> Callable[[], None
     return run
 
 
+def published(side: int, batch: int, levels: int) -> Callable[[], None]:
+    """The same run as the published program orders it, with both masks; another noise.
+
+    Raises RuntimeError where its M M^T is not ours.
+    """
+    import torch
+
+    from benchmarks.peers import pds_torch
+
+    torch.set_num_threads(1)
+    m = precond.create_preconditioner(*masks(side), alpha=5.0)
+    assert isinstance(m, FourierPreconditioner)
+    freq, space = (torch.from_numpy(np.array(mask).transpose(2, 0, 1)[None]).float() for mask in (m.freq, m.space))
+    image = np.random.default_rng(1).normal(size=(batch, side, side, 3)).astype(np.float32)
+    theirs = pds_torch.apply(torch.from_numpy(image.transpose(0, 3, 1, 2)), freq, space).numpy().transpose(0, 2, 3, 1)
+    ours = np.asarray(m.apply(jnp.asarray(image)))
+    if (gap := np.abs(theirs - ours).max() / np.abs(ours).max()) > 1e-4:
+        raise RuntimeError(f"M M^T of the published order differs from ours by {gap:.1e} of its largest value.")
+    sigmas = VESDE(0.01, 50.0).sigma(np.linspace(1, 0, levels + 1))
+
+    def run() -> None:
+        with torch.inference_mode():
+            x = 50 * torch.randn(batch, 3, side, side)
+            for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+                x = pds_torch.step(x, float(sigma), float(sigma_next), freq, space)
+
+    return run
+
+
 def network_of(side: int, batch: int) -> Callable[[], None]:
     """A compiled call of the published network of that size, with random weights."""
     config = run_lib.load_config_file(NETWORKS[side][0])
@@ -110,6 +143,8 @@ def measure(side: int) -> dict[str, float]:
     """Seconds: of the updates of one step by kind, and of one network call ("network")."""
     batch, levels = NETWORKS[side][1], max(2, min(50, 2**21 // side**2))
     runs = {kind: steps_of(kind, side, batch, levels) for kind in KINDS}
+    if _PUBLISHED.value:
+        runs["published"] = published(side, batch, levels)
     for run in runs.values():
         run()
     calls = max(1, round(READING / cpu_seconds(runs["plain"])))
@@ -132,14 +167,17 @@ def main(argv: list[str]) -> None:
     folder = Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     kinds = " | ".join(f"{kind} ms" for kind in KINDS)
-    print(f"| px | batch | network call ms | {kinds} | added, frequency | added, both |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    theirs = " published ms | over ours |" if _PUBLISHED.value else ""
+    print(f"| px | batch | network call ms | {kinds} | added, frequency | added, both |{theirs}")
+    print("|---" * (11 if _PUBLISHED.value else 9) + "|")
     for side in map(int, _SIZES.value):
         seconds = measure(side)
         whole = seconds["plain"] + 2 * seconds.get("network", float("nan"))
         added = [(seconds[kind] - seconds["plain"]) / whole for kind in ("frequency", "both")]
         times = [f"{1000 * seconds.get(kind, float('nan')):.2f}" for kind in ("network", *KINDS)]
         row = [str(side), str(NETWORKS[side][1]), *times, *(f"{share:.2%}" for share in added)]
+        if _PUBLISHED.value:
+            row += [f"{1000 * seconds['published']:.2f}", f"{seconds['published'] / seconds['both']:.2f}"]
         print(f"| {' | '.join(row)} |", flush=True)
         record = {"side": side, "load": os.getloadavg()[0], "jax": metadata.version("jax"), **seconds}
         with open(folder / "preconditioned_step.jsonl", "a", encoding="utf-8") as file:

@@ -5,15 +5,16 @@
 
 `memory` compiles one network call of 1 and of 2 images at full width and reads the compiler's own figures; nothing is
 run. `time` draws the same images of the demo model on one and on two host devices at three microbatch sizes, in turn;
-from the readings of one device it fits seconds = calls * groups * (a + b * microbatch) and says what that predicts for
-two. Prints tables; `--out` adds a JSON line. The load of the machine is printed with them.
+from the CPU seconds of one device it fits calls * groups * (a + b * microbatch) and says what that predicts for two:
+where the sum over both devices comes out as predicted, two idle cores take half the time. Wall time is printed beside
+it and means little on a busy machine, whose load is printed too. Prints tables; `--out` adds a JSON line.
 """
 
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,37 +62,44 @@ def memory(name: str) -> dict[str, Any]:
     }
 
 
-def seconds(model: run_lib.Model, devices: int, microbatch: int) -> float:
-    """Wall seconds of IMAGES images on so many host devices."""
+class Seconds(NamedTuple):
+    wall: float
+    cpu: float  # of the process, all devices together
+
+
+def seconds(model: run_lib.Model, devices: int, microbatch: int) -> Seconds:
+    """What IMAGES images take on so many host devices."""
     model.config.eval.batch_size = devices * microbatch
-    begun = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     run_lib.sample(model, {"method": "unipc", "num_steps": STEPS, "microbatch": microbatch}, range(IMAGES))
-    return time.perf_counter() - begun
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def times(rounds: int) -> list[dict[str, Any]]:
-    """Median seconds at each setting, read in turn, and what the model fitted on one device says of it."""
+    """Median seconds at each setting, read in turn, and what the model fitted on one device says of the CPU seconds."""
     model = run_lib.load(CONFIGS["demo"])
     settings = [(devices, microbatch) for microbatch in MICROBATCHES for devices in (1, 2)]
     for setting in settings:
         seconds(model, *setting)  # compiles
     readings = np.array([[seconds(model, *setting) for setting in settings] for _ in range(rounds)])
-    medians = dict(zip(settings, np.median(readings, axis=0), strict=True))
-    # seconds / (calls * groups) = a + b * microbatch, by least squares on the readings of one device
+    medians = {setting: Seconds(*both) for setting, both in zip(settings, np.median(readings, axis=0), strict=True)}
+    # cpu / (calls * groups) = a + b * microbatch, by least squares on the readings of one device
     groups = np.array([-(-IMAGES // microbatch) for microbatch in MICROBATCHES])
-    per_call = np.array([medians[1, microbatch] for microbatch in MICROBATCHES]) / (STEPS * groups)
+    per_call = np.array([medians[1, microbatch].cpu for microbatch in MICROBATCHES]) / (STEPS * groups)
     slope, offset = np.polyfit(MICROBATCHES, per_call, 1)
     rows = []
-    for (devices, microbatch), measured in medians.items():
+    for (devices, microbatch), (wall, cpu) in medians.items():
         waves = -(-IMAGES // (devices * microbatch))
-        predicted = STEPS * waves * (offset + slope * microbatch)
+        predicted = STEPS * waves * devices * (offset + slope * microbatch)
         rows.append(
             {
                 "devices": devices,
                 "microbatch": microbatch,
-                "seconds": round(float(measured), 3),
+                "wall s": round(wall, 3),
+                "CPU s, all devices": round(cpu, 3),
                 "model": round(float(predicted), 3),
-                "gain": round(float(medians[1, microbatch] / measured), 2),
+                "CPU over model": round(float(cpu / predicted), 3),
+                "wall gain": round(medians[1, microbatch].wall / wall, 2),
             }
         )
     return rows

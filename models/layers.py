@@ -46,20 +46,40 @@ def groups_of(channels: int) -> int:
     return min(channels // 4, 32)
 
 
-class GroupNorm(nn.Module):
-    """Group normalisation folded into one scale and one shift a channel and image.
+def normalize_groups(x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float) -> jax.Array:
+    """Group normalisation of [b, h, w, c], scale and bias [c], folded into one gain and one shift a channel and image.
 
     Sums run over H and W first and over the channels of a group after: no five-dimensional reshape of the map, which
     is up to a third faster on CPUs. Squares are taken about one pixel of each channel, so that a map whose mean dwarfs
     its spread (inputs at sigma = 1348) does not cancel in float32.
     """
+    b, _, _, c = x.shape
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    reference = wide[:, 0, 0]
+    centred = wide - reference[:, None, None]
+    offset = centred.mean((1, 2))
+    mean_c, variance_c = reference + offset, jnp.square(centred).mean((1, 2)) - offset**2
+
+    def over_group(per_channel: jax.Array) -> jax.Array:
+        grouped = per_channel.reshape(b, num_groups, -1).mean(-1, keepdims=True)
+        return jnp.broadcast_to(grouped, (b, num_groups, c // num_groups)).reshape(b, c)
+
+    mean = over_group(mean_c)
+    variance = over_group(variance_c + (mean_c - mean) ** 2)
+    gain = scale[None] * jax.lax.rsqrt(variance + epsilon)
+    shift = bias[None] - mean * gain
+    return (wide * gain[:, None, None] + shift[:, None, None]).astype(x.dtype)
+
+
+class GroupNorm(nn.Module):
+    """`normalize_groups` with its parameters."""
 
     num_groups: int
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, _, _, c = x.shape
+        c = x.shape[-1]
         if c % self.num_groups:
             raise ValueError(
                 f"GroupNorm: {c} channels do not divide into {self.num_groups} groups; choose config.model.nf so "
@@ -67,21 +87,7 @@ class GroupNorm(nn.Module):
             )
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        reference = wide[:, 0, 0]
-        centred = wide - reference[:, None, None]
-        offset = centred.mean((1, 2))
-        mean_c, variance_c = reference + offset, jnp.square(centred).mean((1, 2)) - offset**2
-
-        def over_group(per_channel: jax.Array) -> jax.Array:
-            grouped = per_channel.reshape(b, self.num_groups, -1).mean(-1, keepdims=True)
-            return jnp.broadcast_to(grouped, (b, self.num_groups, c // self.num_groups)).reshape(b, c)
-
-        mean = over_group(mean_c)
-        variance = over_group(variance_c + (mean_c - mean) ** 2)
-        gain = scale[None] * jax.lax.rsqrt(variance + self.epsilon)
-        shift = bias[None] - mean * gain
-        return (wide * gain[:, None, None] + shift[:, None, None]).astype(x.dtype)
+        return normalize_groups(x, scale, bias, self.num_groups, self.epsilon)
 
 
 class GaussianFourierProjection(nn.Module):
