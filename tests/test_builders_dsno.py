@@ -1,5 +1,6 @@
 """DSNO of the U-Net of progressive distillation, with classes and without; distances in a network's features."""
 
+import dataclasses
 import json
 
 import jax
@@ -18,8 +19,10 @@ from configs import methods
 from configs.adm import c64
 from configs.vp.v_diffusion import cifar10_dsno_t4, imagenet64_dsno_t4
 from data import store
+from models.denoiser import Denoiser
 from modes import train
 from modes.request import Request
+from sde_lib import CosineVPSDE
 from training import dsno
 
 SIZE = {"nf": 32, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "emb_ch": 16, "num_head_channels": 16}
@@ -96,6 +99,26 @@ def test_what_an_operator_cannot_keep_or_follow_is_refused(model):
         config = config_of()
         config.model.name = "ddpm"
         builder.check(Model(model.denoiser, config, "aa"))
+
+
+def test_the_teacher_steps_evenly_in_time_from_noise_that_no_image_of_a_run_begins_with(model):
+    teacher = builder.create_teacher(model, model.config)
+    scales = [float(part) for part in teacher.config.sampling.grid.split(",")]
+    np.testing.assert_allclose(scales[:-1], model.sde.noise_scale(np.array([1, 0.75, 0.5, 0.25])), rtol=1e-12)
+    assert scales[-1] == 0.0 and teacher.sampler.nfe == 4
+    np.testing.assert_allclose(teacher.path.label_times, (0.5, 0.0), atol=1e-12)
+    assert teacher.config.seed == model.config.seed + 104_729 and teacher.config.pairs.target == "x0"
+
+
+def test_every_setting_of_the_loss_and_of_the_output_is_the_configs():
+    config = config_of(distance="huber", weighting="ones", weight_cap=50.0, huber=0.2)
+    assert builder.loss_settings(config) == dsno.OperatorLoss("huber", "ones", 50.0, 0.2)
+    config.student.times, config.model.sigma_data, config.data.centered = "0.5,0.25,0.0", 0.3, False
+    convention = Denoiser(jnp.ones(2), None, CosineVPSDE(), "x0", "sigma")
+    operator = builder.create_operator(convention, config)
+    assert (operator.times, operator.sigma_data, operator.centered) == ((0.5, 0.25, 0.0), 0.3, False)
+    output = dataclasses.replace(operator, network=lambda params, x, labels: x).trajectory(jnp.ones((1, 2, 2, 3)))
+    np.testing.assert_allclose(output, (0.3 + 1) / 2, rtol=1e-6)  # from [-1, 1] to the data range
 
 
 def test_trajectories_without_classes_are_refused_where_the_network_is_told_them(model, tmp_path):

@@ -13,7 +13,8 @@ from configs import base, methods
 from data import store
 from modes import train
 from modes.request import Request
-from sampling import learned
+from sampling import learned, multistep
+from training import ld3, ld3_learning
 
 SIZE = 4
 
@@ -161,6 +162,50 @@ def test_a_schedule_is_refused_for_other_steps_processes_and_tasks(learned_folde
     config.sde.sigma_max, config.sampling.schedule = 40.0, str(path)
     with pytest.raises(ValueError, match="was learned under VESDE.*the model has VESDE.*sigma_max=40.0"):
         run_lib.sample(run_lib.load(config), None, range(2))
+
+
+@pytest.fixture
+def task_of(monkeypatch):
+    """What is learned under a config; tables are not made, which tests of the solvers see to."""
+    monkeypatch.setattr(ld3, "grid", lambda space, params: None)
+    monkeypatch.setattr(multistep, "table", lambda solver, grid, **settings: None)
+    return lambda config: builder.create_task(run_lib.load(config), config)
+
+
+def test_every_key_of_ld3_reaches_what_is_learned(task_of):
+    own = dict(loss="huber", radius=2.0, share=0.3, bound="own", spacing="time", to_zero=True, start="logsnr")
+    config = config_of(**own)
+    task = task_of(config)
+    sde, space, objective = run_lib.load(config).sde, task.problem.space, task.problem.objective
+    s_max, s_min = space.s_max, float(sde.noise_scale(np.float64(1e-5)))
+    assert space == ld3.Space(sde, s_max, 0.5 * s_min, "time", True, 0.3, "own") and s_max == pytest.approx(50)
+    assert task.problem.student == ld3.Student("dpmpp", 2, "", False) and task.name == "ld3_3"
+    assert objective.distance is ld3.huber and objective.prior_scale == pytest.approx(s_max)
+    assert objective.radius == pytest.approx(2 * 0.001 * SIZE * SIZE * 3 / 3**2)
+    # A named grid has all its steps above the least noise scale: none is spent there from the start.
+    begun = builder.first_grid(run_lib.load(config), config)
+    np.testing.assert_allclose(begun, np.geomspace(s_max, s_min, 4), rtol=1e-6)
+
+
+def test_the_published_preset_keeps_to_the_published_space(task_of):
+    config = config_of(preset="paper", solver="unipc", to_zero=True, bound="own")
+    task, sde = task_of(config), run_lib.load(config).sde
+    s_min = float(sde.noise_scale(np.float64(1e-5)))
+    assert task.problem.space == ld3.Space(sde, 50.0, s_min, config.ld3.spacing, False, 0.5, "released")
+    assert task.problem.student.published_gradient
+
+
+def test_the_distance_that_is_told_is_the_root_mean_square_of_an_image_averaged(task_of, monkeypatch):
+    task, noise = task_of(config_of(loss="l1")), np.zeros((2, SIZE, SIZE, 3), np.float32)
+    asked = []
+
+    def squares(problem, params, *pairs):
+        asked.append(problem.objective)
+        return np.array([0.04, 0.16])
+
+    monkeypatch.setattr(ld3_learning, "judge", squares)
+    told, _ = builder.distances(task, task.params, ld3_learning.Pairs(noise, noise, noise, noise), 2)
+    assert told == pytest.approx(0.3) and asked[0].distance is ld3.l2 and asked[0].codec is None
 
 
 def test_other_weights_are_warned_of(learned_folder, caplog):
