@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from builders.class_training import create_tell
 from builders.draw import sample, to_pixels
 from builders.latent import is_latent
 from builders.latent_data import open_latents
@@ -59,12 +60,12 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         initialise = jax.jit(create_network(config).init)
         params = initialise(jax.random.key(config.seed), jnp.zeros((1, *shape)), jnp.ones((1,)))["params"]
         template = create_denoiser(config, params)
-    params = template.params
+    params, tell = template.params, create_tell(config, batches.labels)
 
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
         given = batch["image"]
         x0 = latents.draw(given, keys) if latents else to_model_range(given, config.data.centered)
-        return score_matching.loss(matching, dataclasses.replace(template, params=params), x0, keys)
+        return score_matching.loss(matching, tell(dataclasses.replace(template, params=params), batch, keys), x0, keys)
 
     logging.info(
         "Training %.2f M parameters on %d images (%s), %d updates of %d images.",

@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [
-    *(DOCS / name for name in ("index.md", "tutorial.md", "faq.md", "metrics.md", "bring_your_own.md", "latent.md")),
+    *(DOCS / f"{name}.md" for name in ("index", "tutorial", "faq", "metrics", "bring_your_own", "latent", "training")),
     *sorted((DOCS / "coming_from").glob("*.md")),
 ]
 SYSTEMS = "pds score_sde edm guided_diffusion split_diffusion ld3 diffusers k_diffusion dsno diffusion_distiller"

@@ -261,3 +261,21 @@ def test_unknown_settings_are_refused():
         ScoreMatching("sigma")
     with pytest.raises(ValueError, match="config.training.noise_levels='cosine' is unknown"):
         ScoreMatching(noise_levels="cosine")
+
+
+def test_classes_are_left_out_at_their_rate_and_by_the_image_not_by_the_batch():
+    classes, each = jnp.arange(4000) % 5, keys(4000)
+    told = score_matching.told_classes(classes, each, 0.2, 7)
+    np.testing.assert_allclose(np.mean(np.asarray(told) == 7), 0.2, atol=0.02)
+    np.testing.assert_array_equal(np.where(told == 7, classes, told), classes)
+    np.testing.assert_array_equal(score_matching.told_classes(classes[::3], each[::3], 0.2, 7), told[::3])
+    np.testing.assert_array_equal(score_matching.told_classes(classes, each, 0.0, 7), classes)
+
+
+def test_whether_a_class_is_left_out_says_nothing_of_the_noise():
+    each = keys(4000)
+    left_out = np.asarray(score_matching.told_classes(jnp.zeros(4000, int), each, 0.5, 1)) == 1
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.split(key)[1]))(each)
+    t = jax.vmap(lambda key: score_matching.sample_time(ScoreMatching(), VE, "t", jax.random.split(key)[0]))(each)
+    for drawn in (noise, t):
+        assert abs(np.corrcoef(left_out, np.asarray(drawn))[0, 1]) < 0.05

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from array_types import Image, Keys, PerImage
+from array_types import Image, Keys, Labels, PerImage
 from models.denoiser import Denoiser
 from sde_lib import GaussianSDE
 
@@ -75,6 +75,16 @@ def loss(settings: ScoreMatching, denoiser: Denoiser, x0: Image, keys: Keys) -> 
     squared = jnp.square(eps - z)
     per_image = squared.mean((1, 2, 3)) if settings.reduce_mean else 0.5 * squared.sum((1, 2, 3))
     return weight(settings, alpha, sigma, sde.diffusion_squared(t)) * per_image
+
+
+def told_classes(classes: Labels, keys: Keys, dropout: float, null_class: int) -> Labels:
+    """The class that the network is told of each image, [b]: its own, or with probability `dropout` the one for none.
+
+    A network trained so can be guided without a classifier (Ho and Salimans 2022, algorithm 1). `keys` are those of
+    `loss`, which uses their children 0 and 1; a latent is drawn by child 2.
+    """
+    left_out = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 3), dropout))(keys)
+    return jnp.where(left_out, null_class, classes)
 
 
 def weight(settings: ScoreMatching, alpha: PerImage, sigma: PerImage, diffusion_squared: PerImage) -> PerImage:
