@@ -94,19 +94,23 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
     schedules.check(config)
     given, null = network_conditions(model, config), classifier_free.null_conditions(model, config)
     sampler_of: Callable[[Model, Take], Sampler]
+    stands = None  # at which noise scales
     if sampling.method in ("pc", "pds"):
         sampler_of = create_predictor_corrector(model, config, record)
     elif sampling.method in students.METHODS:
         grid = create_student_grid(config)
+        stands = grid.s
         sampler_of = functools.partial(_create_student, config, grid, record)
     elif sampling.method in schedules.METHODS:
         schedule = schedules.read_schedule(model, config)
+        stands = schedule.grid.s
         sampler_of = functools.partial(_create_learned, config, schedule, record)
     elif sampling.method == adaptive.METHOD:
         grid = adaptive.ends(model, config)
         sampler_of = functools.partial(_create_adaptive, config, record)
     else:
         grid = _known(create_grid(model, config, _searching(model, config)), model)
+        stands = grid.s
         if guided or sampling.method not in solvers.METHODS:
             sampler_of = create_guided_sampler(model, config, grid, record)
         else:
@@ -122,7 +126,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         pictures = model.encode(to_range(start_pictures(model, config), config))
         sampler = begin_at(sampler, pictures, prior_scale(model.sde, grid) / sampling.start_sigma)
     # Last, for what is made anew for each group counts evaluations.
-    return classifier_free.counted(sampler, config, sampler_of, model)
+    return classifier_free.counted(sampler, config, sampler_of, model)._replace(grid=stands)
 
 
 def _check_method(method: str) -> None:

@@ -20,11 +20,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from builders import schedules, solvers
+from builders import solvers
 from builders.config import apply_overrides
 from builders.draw import group_size
 from builders.draw import sample as draw
-from builders.grids import create_grid
 from builders.model import Model
 from builders.samplers import create_sampler
 from metrics.intervals import normal_interval
@@ -99,7 +98,7 @@ def run(request: Request) -> None:
         except (ValueError, FloatingPointError) as error:  # it diverged, say; the others may not
             sweep.append_failure(workdir, name, error)
             continue
-        row |= facts(model, point) | learned | {"point": name, "draw": sweep.draw_command(sys.argv, point)}
+        row |= learned | {"point": name, "draw": sweep.draw_command(sys.argv, point)}
         if point["sampling.method"] not in STOCHASTIC:
             row |= distance(rmse(read_run(folder)[0][:PAIRED], read_run(many)[0]))
         rows.append_row(workdir / "results.jsonl", row)
@@ -213,21 +212,6 @@ def distance(each: np.ndarray) -> dict[str, float]:
     error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else 0.0
     found = normal_interval(float(each.mean()), error)
     return {"distance": found.value, "distance_low": max(found.low, 0.0), "distance_high": found.high}
-
-
-def facts(model: Model, point: dict[str, Any]) -> dict[str, Any]:
-    """Of the sampler: its steps, its mode, its noise scales."""
-    config, _ = _changed(model, point)
-    sampling, found = config.sampling, {"steps": point["sampling.num_steps"]}
-    if sampling.method == "pds":
-        found["pds_mode"] = sampling.pds_mode
-    if sampling.method in schedules.METHODS:
-        grid: Any = schedules.read_schedule(model, config).grid
-    elif sampling.method in solvers.METHODS:
-        grid = create_grid(model, config, model.denoiser)
-    else:
-        return found
-    return found | {"grid": ",".join(f"{s:.5g}" for s in np.asarray(grid.s))}
 
 
 def _draw(request: Request, name: str, point: dict[str, Any], n: int) -> Path:

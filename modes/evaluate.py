@@ -120,9 +120,12 @@ def measure(
         if photographs is not None:
             row |= _against_images(images, photographs, statistics.block)
         _plot(folder / "spectrum.png", images, statistics)
-    session = record["sessions"][-1]
+    session, sampling = record["sessions"][-1], record["settings"]["config"]["sampling"]
     return row | {
-        "method": record["settings"]["config"]["sampling"]["method"],
+        "method": sampling["method"],
+        **({"pds_mode": sampling["pds_mode"]} if sampling["method"] == "pds" else {}),
+        **({"grid": ",".join(f"{s:.5g}" for s in session["grid"])} if session.get("grid") else {}),
+        "steps": len(session["grid"]) - 1 if session.get("grid") else sampling.get("num_steps") or None,
         "calls": session.get("calls"),
         "gradient_calls": session.get("gradient_calls"),
         **cost(record["sessions"], len(images)),

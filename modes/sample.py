@@ -165,7 +165,7 @@ def draw(model: Model, request: Request) -> None:
         shape = model.image_shape
         processes.until_seen(lambda: [folder.image_path(index) for index in folder.missing(seeds, shape)])
         cost = {"calls": sampler.nfe, "gradient_calls": sampler.gradient_calls, "seconds": seconds}
-        cost |= {"peak_memory": memory}
+        cost |= {"peak_memory": memory, "grid": None if sampler.grid is None else sampler.grid.tolist()}
         folder.finish(cost, caption(model, sampler))
     logging.info("%s", gain(model, sampler, len(pending), sum(seconds.values())))
     condition_pictures.write(model, seeds, folder_path, caption(model, sampler))

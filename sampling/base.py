@@ -57,6 +57,7 @@ class Sampler(NamedTuple):
     gradient_calls: int = 0
     calls: Callable[[Any], Any] | None = None  # final state -> network calls of each image, where they differ; nfe is 0
     of: Callable[[Sequence[int]], "Sampler"] | None = None  # for images of these numbers, where each has its condition
+    grid: Table | None = None  # the noise scales where it stands, for the record; None where it has none of its own
 
 
 def _floating(leaf) -> bool:

@@ -32,7 +32,8 @@ def write_run(folder, images, settings=SETTINGS):
     with RunFolder(folder, settings, {"command": "test"}) as run:
         for index, image in enumerate(images):
             run.write(index, image)
-        run.finish({"calls": 40, "gradient_calls": 0, "seconds": {"compile": 1.0, "steady": 2.5}, "peak_memory": 7000})
+        cost = {"seconds": {"compile": 1.0, "steady": 2.5}, "peak_memory": 7000, "grid": [50.0, 0.123456, 0.0]}
+        run.finish({"calls": 40, "gradient_calls": 0} | cost)
 
 
 def config(**changes):
@@ -63,6 +64,7 @@ def test_the_row_is_what_the_metrics_say_with_its_circumstances(tmp_path, source
     assert {key: row[key] for key in expected} == pytest.approx(expected)
     assert (row["n"], row["seed"], row["checkpoint"], row["calls"]) == (30, 3, "abcdefabcdef", 40)
     assert (row["compile_seconds"], row["steady_seconds"], row["peak_memory"]) == (1.0, 2.5, 7000)
+    assert (row["grid"], row["steps"]) == ("50,0.12346,0", 2)
     assert 0 <= row["block_precision"] <= 1 and 0 <= row["memorisation_copies"] <= 1
     assert row["sliced_wasserstein_8"] > 0
     assert (tmp_path / "results.csv").read_text().startswith("n,")
