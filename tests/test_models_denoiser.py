@@ -8,7 +8,8 @@ import pytest
 from sampling_oracles import Mixture
 
 import sde_lib
-from models.denoiser import Denoiser
+from models.denoiser import TOLD, Denoiser, level_table
+from models.denoiser import told as convention
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens" / "ld3"
 PROCESSES = {"vp_linear": sde_lib.VPSDE(), "ve_edm": sde_lib.EDMSDE()}
@@ -55,3 +56,48 @@ def test_signal_and_noise_of_a_discrete_chain_are_its_own():
         denoiser = Denoiser((), None, sde, "eps", told)
         np.testing.assert_allclose(denoiser.signal(t), signal, rtol=1e-10)
         np.testing.assert_allclose(denoiser.signal(t) ** 2 + denoiser.std(t) ** 2, 1, rtol=1e-10)
+
+
+def test_the_network_is_told_the_noise_level_in_the_words_it_learned():
+    sde, chain, t = sde_lib.VPSDE(num_scales=9), sde_lib.DiscreteVPSDE(num_scales=9, beta_max=5.0), np.array([0.3, 1.0])
+    s = np.sqrt(np.expm1(0.1 * t + 0.5 * 19.9 * t**2))
+    told = {
+        "sigma": s,
+        "log_sigma": np.log(s),
+        "t": t,
+        "999t": 999 * t,
+        "level": [6, 0],  # counted from the largest noise down, the nearest
+        "fractional_level": 8 * t,
+        "index": 8 * t,
+    }
+    assert set(told) == set(TOLD)
+    for name, expected in told.items():
+        found = Denoiser((), None, chain if name == "index" else sde, "eps", name).labels(jnp.asarray(t))
+        np.testing.assert_allclose(found, expected, rtol=1e-10, err_msg=name)
+    with pytest.raises(ValueError, match="told='index' is unknown"):
+        Denoiser((), None, sde, "eps", "index").labels(jnp.asarray(t))
+
+
+def test_conventions_follow_from_the_process_and_from_continuous_training():
+    ve, vp, sub_vp = sde_lib.VESDE(), sde_lib.VPSDE(), sde_lib.SubVPSDE()
+    assert [[convention(sde, continuous) for continuous in (True, False)] for sde in (ve, vp, sub_vp)] == [
+        ["sigma", "level"],
+        ["999t", "fractional_level"],
+        ["999t", "999t"],
+    ]
+    assert convention(sde_lib.EDMSDE(), True) == "sigma" and convention(sde_lib.DiscreteVPSDE(), False) == "index"
+    np.testing.assert_allclose(level_table(sde_lib.VESDE(0.1, 10.0, num_scales=3)), [10, 1, 0.1], rtol=1e-12)
+    with pytest.raises(ValueError, match="SubVPSDE has no table of training levels"):
+        level_table(sub_vp)
+
+
+def test_a_learned_variance_is_left_out_and_the_later_condition_holds():
+    def network(params, x, labels, classes):
+        return jnp.concatenate([x + classes[:, None, None, None], 7 + x], axis=-1)
+
+    one = Denoiser((), network, sde_lib.VESDE(), "eps").given(classes=jnp.array([1.0]))
+    x, labels = jnp.ones((1, 2, 2, 3)), jnp.ones(1)
+    np.testing.assert_array_equal(one.output(x, labels), 2 * x)
+    np.testing.assert_array_equal(one.given(classes=jnp.array([4.0])).output(x, labels), 5 * x)
+    both = Denoiser((), network, sde_lib.VESDE(), "both").given(classes=jnp.array([1.0]))
+    assert both.output(x, labels).shape == (1, 2, 2, 6)
