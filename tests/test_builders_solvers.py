@@ -104,10 +104,12 @@ def test_thresholds_lie_at_the_ends_of_the_models_own_range():
 def test_intervals_of_restart_are_read_in_fours():
     found = solvers._restart_intervals((0.1, 1.0, 3, 2, 2.0, 9.0, 5, 1))
     assert found == [RestartInterval(0.1, 1.0, 3, 2), RestartInterval(2.0, 9.0, 5, 1)]
+    model = model_of(method="restart", restart=(0.1, 1.0, 3, 2, 2.0, 9.0, 5, 1))
+    assert create_sampler(model, model.config).nfe == 2 * (12 + 3 * 2 + 5) - 1
 
 
-def grid_of(spec: str, sde=VESDE(0.01, 50.0), num_steps=0, start_sigma=0.0):  # noqa: B008
-    model = model_of(sde, grid=spec, num_steps=num_steps, start_sigma=start_sigma, speed_up=100.0)
+def grid_of(spec: str, sde=VESDE(0.01, 50.0), num_steps=0, start_sigma=0.0, method="ddim"):  # noqa: B008
+    model = model_of(sde, grid=spec, num_steps=num_steps, start_sigma=start_sigma, speed_up=100.0, method=method)
     return create_grid(model, model.config, model.denoiser)
 
 
@@ -118,6 +120,14 @@ def test_grids_by_name_by_levels_and_by_noise_scales():
     np.testing.assert_allclose(levels[[0, -2, -1]], [50.0, 0.01, 0.0])
     assert len(levels) == 6
     np.testing.assert_allclose(grid_of("20", VPSDE()).s[[0, -2]], [157.4073, 0.0100005], rtol=1e-5)
+
+
+def test_solvers_of_polynomials_in_log_s_step_evenly_in_it_unless_told_otherwise():
+    s_min = 0.01 * 5000**1e-5
+    for method in ("unipc", "dpmpp"):
+        s = grid_of("", num_steps=8, method=method).s
+        np.testing.assert_allclose(s[:-1], np.geomspace(50.0, s_min, 8), rtol=1e-9)
+        np.testing.assert_array_equal(grid_of("edm", num_steps=8, method=method).s, grid_of("", num_steps=8).s)
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,36 @@ def test_pairs_from_images_share_their_noise():
     assert abs(np.mean(log_s) + 1.1) < 0.8 and 1.0 < np.std(log_s) < 2.6
 
 
+@pytest.mark.parametrize("centered", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_batch_follows_from_seed_step_curriculum_and_data_range(centered):
+    unit = 1 if centered else 2  # noise scales are drawn in units of [-1, 1]
+    settings = ConsistencyLoss(
+        doubling_steps=100, s_min=0.3 / unit, s_max=20.0 / unit, mean=-0.5, std=1.5, centered=centered
+    )
+    batch = FromImages(settings, Images(), 7).batch(250)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 0), 250)
+    keys = [jax.random.fold_in(key, i) for i in range(64)]
+    drawn = jnp.array([jax.random.normal(jax.random.fold_in(key, 0), (), jnp.float32) for key in keys])
+    s = np.clip(np.exp(-0.5 + 1.5 * np.asarray(drawn)), 1.1 * 0.3, 20.0) / unit
+    assert (s * unit < 0.331).any()
+    np.testing.assert_allclose(batch["s"], s, rtol=1e-6)
+    np.testing.assert_allclose(batch["r"], consistency.nearer(settings, jnp.asarray(s), 0.125), rtol=1e-5)
+    image = Images().batch(250)["image"][5].astype(np.float32) / 255
+    z = jax.random.normal(jax.random.fold_in(keys[5], 1), SHAPE, jnp.float32)
+    np.testing.assert_allclose(batch["y"][5], (2 * image - 1 if centered else image) + s[5] * z, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_point_of_a_path_is_told_the_class_of_its_path():
+    told = Denoiser(None, lambda params, x, t, classes: 0 * x + classes[:, None, None, None], SDE, "x0", "t")
+    source = FromPaths(TO_THE_END, np.array([20.0, 1.0, 0.0]), told, 2 * 40, SHAPE, 20.0, 0, num_classes=3)
+    batch = source.batch(0)
+    # The network draws its class, so that every path ends there.
+    np.testing.assert_allclose(batch["y_r"][:, 0, 0, 0], batch["classes"], atol=1e-5)
+    assert set(np.asarray(batch["classes"]).tolist()) == {0, 1, 2}
+    np.testing.assert_array_equal(batch["classes"][:40], batch["classes"][40:])
+
+
 def test_with_a_teacher_the_second_point_lies_on_its_path():
     settings = ConsistencyLoss(s_min=0.02, s_max=20.0, shrink=64.0, doubling_steps=10)
     batch = FromImages(settings, Images(), 0, model_of(gaussian), classes=True).batch(0)
@@ -143,9 +173,18 @@ def test_the_loss_of_the_exact_consistency_function_vanishes_and_its_target_has_
     np.testing.assert_allclose(jax.grad(scaled)(2.0), jax.grad(expected)(2.0), rtol=1e-5)
 
 
+def constant(value):
+    return Denoiser(None, lambda params, x, t: jnp.full_like(x, value), SDE, "x0", "t")
+
+
 def test_distance_and_gap_are_in_units_of_minus_1_to_1():
     a, b = jax.random.normal(jax.random.key(0), (2, 3, *SHAPE))
-    wide, unit = ConsistencyLoss(), ConsistencyLoss(centered=False)
+    wide, unit = ConsistencyLoss(), ConsistencyLoss(s_min=0.005, centered=False)
+    s, r = jnp.array([3.0, 2.0, 0.5]), jnp.array([1.0, 0.0, 0.1])
+    of_wide = {"y": a, "y_r": b, "s": s, "r": r, "weight": jnp.ones(3)}
+    of_unit = {"y": (a + 1) / 2, "y_r": (b + 1) / 2, "s": s / 2, "r": r / 2, "weight": jnp.ones(3)}
+    losses = consistency.loss(wide, constant(0.2), of_wide), consistency.loss(unit, constant(0.6), of_unit)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     np.testing.assert_allclose(consistency.distance(unit, a / 2, b / 2), consistency.distance(wide, a, b), rtol=1e-6)
     norm = jnp.sqrt(((a - b) ** 2).sum((1, 2, 3)))
     np.testing.assert_allclose(consistency.distance(ConsistencyLoss(huber=0.0), a, b), norm, rtol=1e-5)

@@ -393,6 +393,35 @@ def test_targets_from_images_stand_on_the_students_grid_and_change_with_the_step
     assert 0.5 < noise.std() < 1.6
 
 
+def test_a_batch_has_keys_of_its_own_in_each_stage_and_update():
+    found = pd.image_keys(seed=3, stage=8, step=5, count=4)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 8), 5)
+    expected = jnp.stack([jax.random.fold_in(key, i) for i in range(4)])
+    np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(expected))
+
+
+def test_targets_from_images_in_0_1_are_weighed_in_units_of_minus_1_1():
+    constant = Denoiser(None, lambda params, x, t: jnp.full_like(x, 0.6), SDE, "x0", "t")
+    source = FromImages(Distillation(centered=False), Stage(GRID[::16], 2), constant, Images(), 0)
+    batch, s = source.batch(3), np.asarray(source.batch(3)["s"])
+    np.testing.assert_allclose(batch["target"], 0.6, rtol=1e-5)
+    np.testing.assert_allclose(batch["weight"], 4 * np.maximum(1 / (2 * s) ** 2, 1), rtol=1e-5)
+    keys = pd.image_keys(0, 2, 3, 8)
+    z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), SHAPE, jnp.float32))(keys)
+    image = Images().batch(3)["image"].astype(np.float32) / 255
+    np.testing.assert_allclose(batch["y"], image + s[:, None, None, None] * z, rtol=1e-5, atol=1e-5)
+    seen = np.concatenate([source.batch(step)["s"] for step in range(4)])
+    np.testing.assert_allclose(np.unique(seen), np.sort(source.stage.student_grid[:-1]), rtol=1e-5)  # the last step too
+
+
+@pytest.mark.slow
+def test_every_class_and_every_guidance_scale_of_the_range_is_drawn():
+    drawn = pd.Conditions(num_classes=3, guidance=(1.0, 4.0)).draw(pd.image_keys(0, 1, 0, 300))
+    assert np.bincount(drawn["classes"], minlength=4).min() == 0 < np.bincount(drawn["classes"])[:3].min()
+    assert 1 <= drawn["guidance"].min() < 1.1 and 3.9 < drawn["guidance"].max() <= 4
+    assert abs(np.corrcoef(drawn["classes"], drawn["guidance"])[0, 1]) < 0.2
+
+
 def test_a_batch_that_paths_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="batch_size=10 is not a multiple of the 4 steps"):
         from_paths(Stage(GRID[::8], 2), batch_size=10)
