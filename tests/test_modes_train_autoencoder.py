@@ -115,6 +115,7 @@ def test_what_diffusion_sees_is_drawn_and_has_unit_deviation(latents):
     keys = jax.random.split(jax.random.key(0), 24)
     found = latents.draw(moments, keys)
     np.testing.assert_allclose(found.std(), 1, rtol=0.1)
+    assert latents.codec.scale_factor == 1 / latent_data.standard_deviation(latents.batches.images, 2)
     # Neither of the two keys that the loss splits an image's into draws its latent.
     own = jax.random.fold_in(keys[5], latent_data.DRAW)
     assert not any((jax.random.key_data(own) == jax.random.key_data(key)).all() for key in jax.random.split(keys[5]))
@@ -155,12 +156,25 @@ def test_a_network_on_latents_and_its_codec_are_one_file_that_draws_images(made,
     np.testing.assert_array_equal(run_lib.load(checkpoint=copy).decode(z), model.decode(z))
 
 
+def test_a_codec_that_is_named_goes_before_others(tmp_path):
+    config = config_of("")
+    for path in ("named", "flag", builder.FILE):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("")
+    assert latent_data.find_codec(config, tmp_path) == tmp_path / builder.FILE
+    assert latent_data.find_codec(config, tmp_path, str(tmp_path / "flag")) == tmp_path / "flag"
+    config.latent.checkpoint = str(tmp_path / "named")
+    assert latent_data.find_codec(config, tmp_path, str(tmp_path / "flag")) == tmp_path / "named"
+
+
 def test_a_file_that_does_not_say_its_scale_is_refused(made):
     config, stored = config_of(""), checkpoints.read(made / builder.FILE)
     with pytest.raises(ValueError, match="scale_factor=0 takes what the weight file says, and .* says nothing"):
         load_parts(stored, config)
+    said = stored._replace(config={"latent": {"scale_factor": 2.5}})
+    assert load_parts(said, config)[0].scale_factor == config.latent.scale_factor == 2.5
     config.latent.scale_factor = 2.0
-    assert load_parts(stored, config)[0].scale_factor == 2.0
+    assert load_parts(said, config)[0].scale_factor == 2.0
 
 
 def test_a_codec_in_a_file_keeps_its_names_apart_from_the_network(tmp_path):
