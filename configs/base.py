@@ -278,7 +278,7 @@ def _training() -> dict:
         "noise_levels": "uniform",  # "uniform" in t (as published), or "lognormal_mix" of the three keys below
         "lognormal_mean": -1.2,  # of log sigma
         "lognormal_std": 1.2,  # of log sigma
-        "lognormal_share": 0.5,  # part of the batch whose noise is log-normal; the rest is uniform in t
+        "lognormal_share": 0.5,  # part of the batch whose noise is log-normal; the rest is uniform in log sigma
         "label_dropout": 0.0,  # share of images whose class is told as data.null_class, for guidance.cfg_scale
         "ema_rate": 0.999,  # decay of the averaged weights; 0 keeps no average
         "log_every": 50,  # updates between lines of the log
