@@ -6,14 +6,16 @@ Compiles the network with random weights, runs it under JAX's profiler on one co
 the compiled program took. What an instruction is follows from the program's own text: a convolution (with whatever XLA
 has fused to it) and its arithmetic, a matrix product, a sum over pixels (the statistics of normalisations), or one that
 only moves and maps values (normalisation, activation, resampling, sums, joins). Prints a table and the speed of the
-convolutions at each size of their output.
+convolutions at each size of their output, and the CPU time of a whole call: where it is much less than the sum, other
+jobs took the core within the longest instructions, and convolutions are what the others leave of it.
 """
 
-import collections
 import glob
 import os
 import re
+import statistics
 import tempfile
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -90,19 +92,22 @@ def _shape(line: str) -> tuple[int, ...]:
 
 
 def profile(call: Any, calls: int) -> dict[str, float]:
-    """Milliseconds that each instruction takes a call, by its name in the program."""
+    """Milliseconds of each instruction, by its name in the program: the least of all calls, each of which runs it once.
+
+    Least, because another job that takes the core makes one of them longer and none shorter.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(calls):
                 jax.block_until_ready(call())
         (path,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
         data = jax.profiler.ProfileData.from_file(path)
-    total: dict[str, float] = collections.defaultdict(float)
+    least: dict[str, float] = {}
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:
-                total[event.name] += event.duration_ns / 1e6 / calls
-    return total
+                least[event.name] = min(event.duration_ns / 1e6, least.get(event.name, float("inf")))
+    return least
 
 
 def main(argv: list[str]) -> None:
@@ -120,7 +125,13 @@ def main(argv: list[str]) -> None:
     known = instructions(compiled.as_text() or "")
     spent = {name: ms for name, ms in profile(lambda: compiled(*arguments), flags.FLAGS.calls).items() if name in known}
     whole = sum(spent.values())
-    print(f"{flags.FLAGS.model_config}, batch {batch}: {whole:.1f} ms a call in instructions, one core")
+    cpu = []
+    for _ in range(flags.FLAGS.calls):
+        begun = time.process_time()
+        jax.block_until_ready(compiled(*arguments))
+        cpu.append(1000 * (time.process_time() - begun))
+    print(f"{flags.FLAGS.model_config}, batch {batch}, one core")
+    print(f"{whole:.1f} ms in instructions, {statistics.median(cpu):.1f} CPU ms a call")
     print("| kind | ms | share | GFLOP | GFLOP/s |\n|---|---:|---:|---:|---:|")
     for kind in KINDS:
         names = [name for name in spent if known[name].kind == kind]

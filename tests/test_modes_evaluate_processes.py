@@ -38,7 +38,7 @@ def test_rows_of_all_shares_come_back_in_order(monkeypatch, count, workers):
 def prepare(workdir: Path) -> Path:
     """Nine drawn images, twelve real ones and the detector's weights."""
     rng = np.random.default_rng(0)
-    sections = {"sampling": {"method": "pds", "microbatch": 8}, "data": {}, "model": {}, "sde": {}}
+    sections = {"sampling": {"method": "unipc", "microbatch": 8}, "data": {}, "model": {}, "sde": {}}
     with RunFolder(workdir / "eval", {"seed": 1, "weights": "0" * 64, "config": sections}, {}) as folder:
         for index in range(9):
             folder.write(index, rng.integers(0, 256, (8, 8, 3), np.uint8), {"index": index})

@@ -181,6 +181,6 @@ def test_the_demo_network_takes_the_arithmetic_that_its_size_says():
     )
     x, labels = jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32), jax.ShapeDtypeStruct((16,), jnp.float32)
     compiled = jax.jit(network.apply).lower({"params": params}, x, labels).compile()
-    assert abs(compiled.cost_analysis()["flops"] / 13.9e9 - 1) < 0.05
-    # Temporaries: 16 images of 32 x 32 x 32 channels in float32 are 2 MB; skips and a few layers at once.
-    assert compiled.memory_analysis().temp_size_in_bytes < 100e6
+    assert abs(compiled.cost_analysis()["flops"] / 13.9e9 - 1) < 0.03
+    # Ten maps of 16 images, 32 x 32 pixels and 32 channels: the skips, and a few layers at once.
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.2 * 21e6
