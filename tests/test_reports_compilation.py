@@ -28,15 +28,16 @@ def test_a_piece_inside_another_and_what_made_no_program_add_nothing():
             (3.0, TRACE, 3.0),  # of that which calls it
             (4.0, LOWER, 0.5),
             (9.0, COMPILE, 4.0),
+            (11.0, COMPILE, 1.0),  # another program
             (12.0, TRACE, 2.0),  # for shapes alone
             (13.0, "/jax/compilation_cache/cache_retrieval_time_sec", 1.0),
         ):
             now[0] = at
             monitoring.record_event_duration_secs(event, duration)
-        assert clock.seconds == 3.0 + 0.5 + 4.0
+        assert clock.seconds == 3.0 + 0.5 + 4.0 + 1.0
     now[0] = 20.0
     monitoring.record_event_duration_secs(COMPILE, 5.0)
-    assert clock.seconds == 7.5, "closed"
+    assert clock.seconds == 8.5, "closed"
 
 
 def test_a_program_that_is_there_takes_no_time():
