@@ -173,18 +173,21 @@ def task_of(monkeypatch):
 
 
 def test_every_key_of_ld3_reaches_what_is_learned(task_of):
-    own = dict(loss="huber", radius=2.0, share=0.3, bound="own", spacing="time", to_zero=True, start="logsnr")
+    own = dict(loss="huber", radius=2.0, share=0.3, bound="own", spacing="time", to_zero=False, start="logsnr")
     config = config_of(**own)
     task = task_of(config)
     sde, space, objective = run_lib.load(config).sde, task.problem.space, task.problem.objective
     s_max, s_min = space.s_max, float(sde.noise_scale(np.float64(1e-5)))
-    assert space == ld3.Space(sde, s_max, 0.5 * s_min, "time", True, 0.3, "own") and s_max == pytest.approx(50)
+    assert space == ld3.Space(sde, s_max, 0.5 * s_min, "time", False, 0.3, "own") and s_max == pytest.approx(50)
     assert task.problem.student == ld3.Student("dpmpp", 2, "", False) and task.name == "ld3_3"
     assert objective.distance is ld3.huber and objective.prior_scale == pytest.approx(s_max)
     assert objective.radius == pytest.approx(2 * 0.001 * SIZE * SIZE * 3 / 3**2)
     # A named grid has all its steps above the least noise scale: none is spent there from the start.
     begun = builder.first_grid(run_lib.load(config), config)
     np.testing.assert_allclose(begun, np.geomspace(s_max, s_min, 4), rtol=1e-6)
+    config.ld3.update(bound="spacing", to_zero=True)
+    other = task_of(config).problem.space
+    assert (other.bound, other.to_zero) == ("spacing", True)
 
 
 def test_the_published_preset_keeps_to_the_published_space(task_of):
