@@ -25,6 +25,7 @@ SEEDS = range(8)
 OTHER_SEEDS = range(100, 108)  # of the images that are spoilt, to be repaired
 PAPER = 255
 GAP = 28  # pixels between two pictures of the sheet
+LABELS = 212  # pixels for the names of rows, the same in all pictures
 
 
 class Row(NamedTuple):
@@ -113,7 +114,8 @@ def picture(stop: Stop, folder: Path) -> ByteImage:
         result = run_lib.sample(model, seeds=SEEDS)
         name = f"{model.config.sampling.method}, {result.nfe} call{'s' if result.nfe != 1 else ''}"
         drawn[name] = run_lib.to_pixels(model, result.images)
-    return comparison_grid(_labelled(drawn) if stop.distances else drawn, caption=stop.caption)
+    rows = _labelled(drawn) if stop.distances else drawn
+    return comparison_grid(rows, caption=stop.caption, label_width=LABELS)
 
 
 def open_row(row: Row, folder: Path) -> run_lib.Model:

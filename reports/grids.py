@@ -32,11 +32,13 @@ def image_grid(images: ByteImages, columns: int | None = None, caption: str = ""
     return _draw([("", row) for row in rows], [], caption)
 
 
-def comparison_grid(rows: Mapping[str, ByteImages], columns: Sequence[str] = (), caption: str = "") -> ByteImage:
+def comparison_grid(
+    rows: Mapping[str, ByteImages], columns: Sequence[str] = (), caption: str = "", label_width: int = 0
+) -> ByteImage:
     """One labelled row of images [n, h, w, c] an entry of `rows`, labelled columns, a caption. uint8 [H, W, 3].
 
     For images from equal noise by several methods, so that one looks down a column to compare. An empty row label takes
-    no room.
+    no room; others take `label_width` pixels at least, so that pictures below one another have their columns in line.
 
     Raises ValueError when the rows differ in number or size of images, or the labels in number from the columns.
     """
@@ -46,10 +48,12 @@ def comparison_grid(rows: Mapping[str, ByteImages], columns: Sequence[str] = (),
             f"A comparison needs rows of equally many images of one size, and as many column labels: got {shapes} and "
             f"{len(columns)} labels. Draw the same --seeds with every method."
         )
-    return _draw(list(rows.items()), columns, caption)
+    return _draw(list(rows.items()), columns, caption, label_width)
 
 
-def _draw(rows: list[tuple[str, ByteImages]], column_labels: Sequence[str], caption: str) -> ByteImage:
+def _draw(
+    rows: list[tuple[str, ByteImages]], column_labels: Sequence[str], caption: str, label_width: int = 0
+) -> ByteImage:
     across, down = max(len(images) for _, images in rows), len(rows)
     height, width = rows[0][1].shape[1:3]
     enlarge = max(1, round(_CELL / max(height, width)))
@@ -58,7 +62,8 @@ def _draw(rows: list[tuple[str, ByteImages]], column_labels: Sequence[str], capt
     font = ImageFont.load_default(max(13, min(cell_h, cell_w) // 7))
 
     labels = [label for label, _ in rows]
-    left = _MARGIN + (max(_text_width(label, font) for label in labels) + _MARGIN if any(labels) else 0)
+    widest = max(label_width, *(_text_width(label, font) for label in labels))
+    left = _MARGIN + (widest + _MARGIN if any(labels) else 0)
     grid_width = across * (cell_w + _GAP) - _GAP
     total_width = left + grid_width + _MARGIN
     line = _line_height(font)

@@ -93,3 +93,11 @@ def test_other_formats_and_empty_films_are_refused(tmp_path):
         write_animation(tmp_path / "a.mp4", np.zeros((3, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="of 0 frames"):
         write_animation(tmp_path / "a.webp", np.zeros((0, 4, 4, 3), np.uint8))
+
+
+def test_labels_take_as_much_room_as_is_asked_for_so_that_columns_line_up():
+    images = np.zeros((2, 96, 96, 3), np.uint8)
+    pictures = [comparison_grid({label: images}, label_width=150) for label in ("a", "a longer label")]
+    assert pictures[0].shape == pictures[1].shape
+    assert [int(np.argmax((picture == 0).all(-1).sum(0) > 90)) for picture in pictures] == [12 + 150 + 12] * 2
+    assert comparison_grid({"": images}, label_width=150).shape[1] < 150 + 2 * 96
