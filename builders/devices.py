@@ -27,4 +27,5 @@ def configure_jax(precision: str) -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "score-sampling" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    # Small programs too: of the dozens around the loop each compiles in no time, and all in a second of every start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

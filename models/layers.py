@@ -4,6 +4,7 @@ Feature maps are [b, h, w, c]. `dtype` is the compute type of convolutions and m
 normalisation statistics, softmax and embeddings stay in at least float32 whatever it is.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,6 +47,8 @@ def groups_of(channels: int) -> int:
     return min(channels // 4, 32)
 
 
+# Traced once for each shape and written into the program as if it stood there: tracing a network is half of a start.
+@functools.partial(jax.jit, static_argnames=("num_groups", "epsilon"), inline=True)
 def normalize_groups(x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float) -> jax.Array:
     """Group normalisation of [b, h, w, c], scale and bias [c], folded into one gain and one shift a channel and image.
 

@@ -102,15 +102,17 @@ def _split(tree: Any) -> _Split | None:
 
 @functools.partial(jax.jit, static_argnames=("step", "split"), donate_argnames=("state",))
 def _scan_chunk(step: Step, split: _Split | None, operands: Any, state: Any, rows: Any, active: jax.Array):
+    once = jax.jit(step, inline=True)  # traced once, for the shapes of its records and for the loop
+
     def scan(operands, state, rows, active):
         def body(state, row_and_active):
             row, is_active = row_and_active
-            record_shape = jax.eval_shape(step, operands, state, row)[1]
+            record_shape = jax.eval_shape(once, operands, state, row)[1]
 
             def skip(state):
                 return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), record_shape)
 
-            return jax.lax.cond(is_active, lambda state: step(operands, state, row), skip, state)
+            return jax.lax.cond(is_active, lambda state: once(operands, state, row), skip, state)
 
         return jax.lax.scan(body, state, (rows, active))
 

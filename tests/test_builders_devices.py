@@ -64,3 +64,8 @@ def test_bfloat16_is_inside_the_network_only_and_its_output_is_float32():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="config.precision='float16' is unknown; choose one of"):
         configure_jax("float16")
+
+
+def test_small_programs_are_kept_too():
+    configure_jax("float32")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0  # a second of every start
