@@ -103,6 +103,15 @@ def test_losses_and_their_weights_are_the_published_ones(kind):
     np.testing.assert_allclose(found, RECORDED[f"loss/{kind.upper()}"], rtol=1e-5)
 
 
+def test_the_image_has_the_largest_weight_whatever_noise_its_process_ends_with():
+    convention = Denoiser(None, None, VESDE(sigma_min=0.01, sigma_max=50.0), "x0", "sigma")
+    operator = Operator(None, None, convention, (0.75, 0.25, 0.0))
+    middle = 1 / (0.01 * 5000**0.25)  # alpha/sigma; below 1 it counts as 1
+    np.testing.assert_allclose(dsno.time_weights(dsno.OperatorLoss(), operator), [1, middle, 1e4], rtol=1e-12)
+    np.testing.assert_allclose(dsno.time_weights(dsno.OperatorLoss(weight_cap=5.0), operator), [1, 5, 5])
+    np.testing.assert_array_equal(dsno.time_weights(dsno.OperatorLoss(weighting="ones"), operator), 1)
+
+
 def test_the_pseudo_huber_distance_is_square_near_zero_and_absolute_far_away():
     settings, zero = dsno.OperatorLoss(distance="huber", huber=0.1), jnp.zeros((1, 1, 1, 1, 1))
     near, far = dsno.distances(settings, zero + 1e-3, zero), dsno.distances(settings, zero + 50.0, zero)
