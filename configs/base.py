@@ -140,7 +140,7 @@ def _sampling() -> dict:
         "probability_flow": False,  # the predictor solves the deterministic flow instead of the SDE
         "speed_up": 1.0,  # take num_scales / speed_up levels
         "num_steps": 0,  # number of levels or steps; 0 follows speed_up
-        "grid": "",  # name, levels, noise scales or a .json of them (docs/methods/solvers.md); "" is "edm"
+        "grid": "",  # name, levels, noise scales or a .json of them (docs/methods/solvers.md); "" suits the solver
         "schedule": "",  # of "ld3", "s4s" and "gs": file of a learned one; {method} and {steps} are filled in
         "gits_images": 64,  # trajectories that the grid "gits" is searched on, 60 network calls each
         "order": 0,  # of a multistep solver; 0 is its own default
