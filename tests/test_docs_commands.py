@@ -62,6 +62,7 @@ def folder(tmp_path_factory):
     (folder / "photos512").mkdir()
     grey.resize((512, 512)).save(folder / "photos512" / "a.png")
     Pillow.fromarray(np.uint8(255) * np.tri(512, dtype=np.uint8)).save(folder / "mask512.png")
+    Pillow.fromarray(np.uint8(255) * np.tri(64, dtype=np.uint8)).save(folder / "mask64.png")
     (folder / "SD" / "ld3").mkdir(parents=True)
     (folder / "SD" / "ld3" / "ld3_5.json").write_text("[14.6146, 5.0, 2.0, 0.7, 0.2, 0.0]")
     (folder / "W" / "ld3").mkdir(parents=True)

@@ -12,6 +12,7 @@ from configs import base, methods
 
 def get_config(method: str = "") -> ConfigDict:
     config = base.get_config()
+    config.checkpoint = "demo/latent64.safetensors"
     config.sde.update(name="vesde", sigma_min=0.01, sigma_max=50.0)
     config.data.update(image_size=16, num_channels=4, centered=True, holdout=10)
     config.latent.update(
@@ -37,22 +38,23 @@ def get_config(method: str = "") -> ConfigDict:
         scale_by_sigma=False,
         predicts="x0",
     )
-    config.sampling.update(method="unipc", num_steps=10, freq_mask_path="power:2.0", speed_up=20.0)
+    config.sampling.update(method="unipc", num_steps=10, freq_mask_path="demo/latent64_freq.npy", speed_up=20.0)
+    config.sampling.schedule = "demo/latent64_{method}_{steps}.json"
     config.ld3.update(num_train=48, num_valid=16, batch_size=16, start="gits", optimizer="gauss_newton", valid_every=1)
     config.guidance.data_std = 1.0
     config.eval.update(num_samples=16, batch_size=16)
     config.training.update(
         batch_size=32,
-        num_steps=4000,
+        num_steps=1000,
         reduce_mean=True,
         weighting="edm",
         noise_levels="lognormal_mix",
         lognormal_mean=-0.4,
         lognormal_std=1.3,
         lognormal_share=0.75,
-        ema_rate=0.999,
+        ema_rate=0.998,
         log_every=20,
-        sample_every=1000,
+        sample_every=500,
         checkpoint_every=200,
     )
     config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
