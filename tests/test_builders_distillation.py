@@ -1,12 +1,15 @@
 """Every key of config.distill and config.consistency reaches the targets; teachers, grids and scales are right."""
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from builders import distillation as builder
+from builders import students
 from builders.model import Model
 from configs import base
 from models.classifier_free import GuidedTeacher
@@ -108,6 +111,17 @@ def test_a_students_file_says_what_it_was_told():
     assert (own.student.guidance, own.guidance.cfg_scale, own.model.predicts) == ("0.5,4.0", 2.25, "eps")
     edm = builder.student_config(model_of(VE, predicts="edm").config, "distilled", np.array([20.0, 0.0]), 0.02)
     assert (edm.model.scaling, edm.model.predicts, edm.student.guidance) == ("edm", "x0", "")
+
+
+def test_a_published_student_knows_the_times_of_its_steps_and_none_below():
+    stored = SimpleNamespace(extra={"num_sample_steps": 8}, format="distillation_flax", path=Path("student"))
+    config = base.get_config()
+    config.sampling.num_steps = 0
+    students.follow(config, stored)
+    assert (config.sampling.num_steps, config.sde.end_time) == (8, 1 / 8)
+    config.sampling.num_steps = 4
+    with pytest.raises(ValueError, match="was distilled for 8 steps.*--steps asks for 4"):
+        students.follow(config, stored)
 
 
 def test_every_setting_of_score_matching_reaches_the_loss(tmp_path, monkeypatch):
