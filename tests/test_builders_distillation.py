@@ -124,6 +124,19 @@ def test_a_published_student_knows_the_times_of_its_steps_and_none_below():
         students.follow(config, stored)
 
 
+def test_fewer_steps_than_it_was_made_for_suit_a_consistency_student_alone():
+    config = base.get_config()
+    for method, refused in (("distilled", (2, 5)), ("consistency", (5,))):
+        config.student.update(method=method, num_steps=4, grid="20.0,3.0,1.0,0.1,0.0")
+        for asked in (0, 2, 4, 5):
+            config.sampling.update(method=method, num_steps=asked)
+            if asked in refused:
+                with pytest.raises(ValueError, match=f"--steps={asked}: this student takes .*4 steps"):
+                    students.check(config)
+            else:
+                students.check(config)
+
+
 def test_every_setting_of_score_matching_reaches_the_loss(tmp_path, monkeypatch):
     class Seen(Exception):
         pass
