@@ -16,9 +16,10 @@ FOLDER = Path(__file__).parent
 
 
 def programs() -> dict[str, str]:
-    """Name and first line of every program of this folder; nothing is imported."""
-    paths = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith("_"))
-    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in paths}
+    """Name and first line of every program of this folder, not of what programs share; nothing is imported."""
+    texts = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.py")) if not path.name.startswith("_")}
+    runnable = {name: text for name, text in texts.items() if '__name__ == "__main__"' in text}
+    return {name: (ast.get_docstring(ast.parse(text)) or "").split("\n")[0] for name, text in runnable.items()}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,14 +1,15 @@
-"""What preconditioning adds to a step of the sampler at 32, 256 and 1024 px, on one CPU core.
+"""What preconditioning adds to a step of the sampler at 32, 256 and 1024 px, on one CPU core or one GPU.
 
 python -m benchmarks.preconditioned_step [--sizes 32,256,1024] [--rounds 5] [--network_calls 2] [--published] [--core 0]
+python -m benchmarks.preconditioned_step --device gpu --precision bfloat16 --batch 4
 
 A step is one noise level: a corrector and a predictor update, each with one network call. The updates are timed in the
 sampler's own loop with a network that costs nothing, plain and with masks, in turn; the network of the published config
-of that size is timed apart, on the same core with random weights. Added is the difference of the updates over the time
-of a whole plain step. CPU time of the process, medians over the rounds; one thread. Masks are made up: their values do
-not change the cost. `--published` lets the same updates in the order of the published program (PyTorch, complex
-transforms) take turns too, after both have given the same M M^T of an image. Prints a table and appends a JSON line to
-W/preconditioned_step.jsonl.
+of that size is timed apart, on the same device with random weights. Added is the difference of the updates over the
+time of a whole plain step. CPU time of the process with one thread, or time on a GPU; medians over the rounds. Masks
+are made up: their values do not change the cost. `--published` lets the same updates in the order of the published
+program (PyTorch, complex transforms) take turns too, after both have given the same M M^T of an image. Prints a table
+and appends a JSON line to W/preconditioned_step.jsonl.
 """
 
 import dataclasses
@@ -16,11 +17,9 @@ import functools
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from absl import app, flags
 import models
 import precond
 import run_lib
+from benchmarks.clock import seconds as seconds_of
 from benchmarks.random_weights import random_weights
 from builders.devices import configure_jax
 from builders.draw import image_keys
@@ -44,7 +44,10 @@ _SIZES = flags.DEFINE_list("sizes", ["32", "256", "1024"], "Sides of the images,
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Readings of every kind, in turn.")
 _NETWORK_CALLS = flags.DEFINE_integer("network_calls", 2, "Readings of the network; 0 leaves it out.")
 _PUBLISHED = flags.DEFINE_bool("published", False, "Also the published order, in PyTorch.")
-_CORE = flags.DEFINE_integer("core", 0, "The core that all of it runs on.")
+_DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where it runs.")
+_PRECISION = flags.DEFINE_string("precision", "float32", "Of the network, as config.precision.")
+_BATCH = flags.DEFINE_integer("batch", 0, "Images a call; 0: 8 at 32 px, else 1.")
+_CORE = flags.DEFINE_integer("core", 0, "The core that all of it runs on, on a CPU.")
 _WORKDIR = flags.DEFINE_string("workdir", "out/preconditioned_step", "Results go here.")
 
 NETWORKS = {  # side -> a published network, and images a call
@@ -123,6 +126,7 @@ def published(side: int, batch: int, levels: int) -> Callable[[], None]:
 def network_of(side: int, batch: int) -> Callable[[], None]:
     """A compiled call of the published network of that size, with random weights."""
     config = run_lib.load_config_file(NETWORKS[side][0])
+    config.precision = _PRECISION.value
     module = create_network(config)
     weights = random_weights(dict(fitting.shapes(models.param_shapes(module, (side, side, 3)))))
     params = jax.device_put(unflatten(weights))
@@ -131,39 +135,34 @@ def network_of(side: int, batch: int) -> Callable[[], None]:
     return lambda: jax.block_until_ready(network({"params": params}, x, labels))
 
 
-def cpu_seconds(call: Callable[[], Any], calls: int = 1) -> float:
-    """CPU time of one call."""
-    start = time.process_time()
-    for _ in range(calls):
-        call()
-    return (time.process_time() - start) / calls
-
-
 def measure(side: int) -> dict[str, float]:
     """Seconds: of the updates of one step by kind, and of one network call ("network")."""
-    batch, levels = NETWORKS[side][1], max(2, min(50, 2**21 // side**2))
+    batch, levels = _BATCH.value or NETWORKS[side][1], max(2, min(50, 2**21 // side**2))
     runs = {kind: steps_of(kind, side, batch, levels) for kind in KINDS}
     if _PUBLISHED.value:
         runs["published"] = published(side, batch, levels)
     for run in runs.values():
         run()
-    calls = max(1, round(READING / cpu_seconds(runs["plain"])))
+    calls = max(1, round(READING / seconds_of(runs["plain"])))
     readings: dict[str, list[float]] = {kind: [] for kind in runs}
     for _ in range(_ROUNDS.value):
         for kind, run in runs.items():
-            readings[kind].append(cpu_seconds(run, calls) / levels)
+            readings[kind].append(seconds_of(run, calls) / levels)
     if _NETWORK_CALLS.value:
         network = network_of(side, batch)
         network()
-        readings["network"] = [cpu_seconds(network) for _ in range(_NETWORK_CALLS.value)]
+        readings["network"] = [seconds_of(network) for _ in range(_NETWORK_CALLS.value)]
     return {kind: statistics.median(values) for kind, values in readings.items()}
 
 
 def main(argv: list[str]) -> None:
     del argv
-    os.sched_setaffinity(0, {_CORE.value})
-    jax.config.update("jax_platforms", "cpu")
-    configure_jax("float32")
+    if _DEVICE.value == "gpu" and _PUBLISHED.value:
+        raise ValueError("--published is timed on a CPU; leave it out with --device=gpu.")
+    if _DEVICE.value == "cpu":
+        os.sched_setaffinity(0, {_CORE.value})
+    jax.config.update("jax_platforms", "cuda" if _DEVICE.value == "gpu" else "cpu")
+    configure_jax(_PRECISION.value)
     folder = Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     kinds = " | ".join(f"{kind} ms" for kind in KINDS)
@@ -175,7 +174,7 @@ def main(argv: list[str]) -> None:
         whole = seconds["plain"] + 2 * seconds.get("network", float("nan"))
         added = [(seconds[kind] - seconds["plain"]) / whole for kind in ("frequency", "both")]
         times = [f"{1000 * seconds.get(kind, float('nan')):.2f}" for kind in ("network", *KINDS)]
-        row = [str(side), str(NETWORKS[side][1]), *times, *(f"{share:.2%}" for share in added)]
+        row = [str(side), str(_BATCH.value or NETWORKS[side][1]), *times, *(f"{share:.2%}" for share in added)]
         if _PUBLISHED.value:
             row += [f"{1000 * seconds['published']:.2f}", f"{seconds['published'] / seconds['both']:.2f}"]
         print(f"| {' | '.join(row)} |", flush=True)

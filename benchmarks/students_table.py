@@ -38,6 +38,7 @@ PAIRED = 64
 # Heun's last step to s = 0 is one call, so k steps are 2 k - 1.
 SOLVERS = [{"method": "ddim", "num_steps": k} for k in (1, 2, 4, 8)]
 SOLVERS += [{"method": "unipc", "num_steps": k, "order": min(k, 3)} for k in (2, 4, 8)]
+SOLVERS += [{"method": "plms4", "num_steps": 8, "grid": "logsnr"}]  # the nearest of all unlearned ones
 SOLVERS += [{"method": "heun", "num_steps": 4}, {"method": "heun", "num_steps": 8}]
 COLUMNS = {
     "sampler": "sampler",
@@ -92,10 +93,8 @@ def main(argv: list[str]) -> None:
 def _samplers(teacher: run_lib.Model) -> list[tuple[str, run_lib.Model, dict]]:
     """(name, model, changes to config.sampling): solvers, learned schedules that are shipped, students."""
     found = [(f"{s['method']}, {s['num_steps']} steps", teacher, s) for s in SOLVERS]
-    for file in sorted(Path("demo").glob("*_[0-9]*.json")):
-        method, _, steps = file.stem.partition("_")
-        if int(steps) <= 8:
-            found.append((f"{method}, {steps} steps", teacher, {"method": method, "num_steps": int(steps)}))
+    for k in (3, 5, 8):
+        found.append((f"ld3, {k} steps", teacher, {"method": "ld3", "num_steps": k}))  # schedules in demo/
     for file in map(Path, _STUDENTS.value):
         student = run_lib.load(checkpoint=str(file))
         most = student.config.student.num_steps

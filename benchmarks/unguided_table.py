@@ -1,4 +1,4 @@
-"""Every solver on every grid at few network calls, on the demo checkpoint (docs/methods/guided_results.md).
+"""Every solver on every grid at few network calls, on the demo checkpoint (docs/methods/solvers.md).
 
 python -m benchmarks.unguided_table --workdir out/unguided_table [--calls 5,8,10,20] [--n 64] [--n_quality 1000]
 
