@@ -18,6 +18,7 @@ def validate(config: ConfigDict) -> None:
     if config.model.factory:
         return
     _check_image_size(config)
+    _check_normalization(config)
     for width, where in _normalised_widths(config):
         _check_width(config, width, where)
 
@@ -30,6 +31,17 @@ def _check_image_size(config: ConfigDict) -> None:
         raise ValueError(
             f"config.data.image_size={size} cannot be halved {halvings} times: it must be a multiple of {2**halvings}. "
             f"Change it, or the number of levels (config.model.ch_mult has {len(config.model.ch_mult)})."
+        )
+
+
+def _check_normalization(config: ConfigDict) -> None:
+    """Each network has one kind, under the names of score_sde's configs, which ask for others too."""
+    name, asked = config.model.name, config.model.normalization
+    kind = "InstanceNorm++" if name.startswith("ncsnv2") else "GroupNorm"
+    if asked != kind:
+        raise ValueError(
+            f"config.model.normalization={asked!r}: config.model.name={name!r} has {kind} here, and weights trained with "
+            f"another would mean something else. Set --config.model.normalization={kind} if they were trained with that."
         )
 
 

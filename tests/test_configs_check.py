@@ -42,7 +42,7 @@ CASES = [
     config(image_size=33),
     config(image_size=12, ch_mult=(1, 1, 1, 1)),
     config(image_size=24, ch_mult=(1, 1, 1, 1)),
-    config(name="ncsnv2_64", nf=6, image_size=34),
+    config(name="ncsnv2_64", nf=6, image_size=34, normalization="InstanceNorm++"),
 ]
 
 
@@ -68,6 +68,15 @@ def test_a_width_that_cannot_be_grouped_names_key_width_and_rule():
 def test_an_image_that_cannot_be_halved_names_the_multiple():
     with pytest.raises(ValueError, match=r"data\.image_size=36 cannot be halved 3 times.*multiple of 8.*has 4"):
         check.validate(config(image_size=36, ch_mult=(1, 2, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "kind"),
+    [("ncsnpp", "InstanceNorm", "GroupNorm"), ("ncsnv2_64", "GroupNorm", r"InstanceNorm\+\+")],
+)
+def test_a_normalization_that_the_network_does_not_have_is_refused(name, asked, kind):
+    with pytest.raises(ValueError, match=rf"normalization='{asked}': config.model.name='{name}' has {kind} here"):
+        check.validate(config(name=name, normalization=asked))
 
 
 def test_ones_own_network_is_not_judged():
