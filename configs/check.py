@@ -40,8 +40,9 @@ def _check_normalization(config: ConfigDict) -> None:
     kind = "InstanceNorm++" if name.startswith("ncsnv2") else "GroupNorm"
     if asked != kind:
         raise ValueError(
-            f"config.model.normalization={asked!r}: config.model.name={name!r} has {kind} here, and weights trained with "
-            f"another would mean something else. Set --config.model.normalization={kind} if they were trained with that."
+            f"config.model.normalization={asked!r}: config.model.name={name!r} has {kind} here, and weights trained "
+            "with another would mean something else. If they were trained with that, set "
+            f"--config.model.normalization={kind}."
         )
 
 
