@@ -1,6 +1,5 @@
 """What the tables of solvers share: images drawn once and kept, and their distance from a reference of equal noise."""
 
-import copy
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import run_lib
-from builders.config import apply_overrides
+from builders.config import changed
 from reports.atomic import write_atomically
 
 _SHARE_A_PROGRAM = ("sampling.num_steps", "sampling.grid", "guidance.scale")
@@ -28,9 +27,7 @@ class Drawn(NamedTuple):
 
 def edited(model: run_lib.Model, edits: Mapping[str, Any]) -> run_lib.Model:
     """The model with changed keys of its config, such as {"sampling.method": "ddim"}."""
-    config = copy.deepcopy(model.config)
-    apply_overrides(config, edits)
-    return dataclasses.replace(model, config=config)
+    return dataclasses.replace(model, config=changed(model.config, edits))
 
 
 def program(edits: Mapping[str, Any]) -> frozenset:

@@ -1,5 +1,6 @@
 """Configs: from ours, from files written for score_sde, from a checkpoint; and the short flags put into them."""
 
+import copy
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,6 +86,13 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
             methods.apply(config, value)
         else:
             config.update_from_flattened_dict({key: value})
+
+
+def changed(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """A copy with these keys set (`apply_overrides`)."""
+    found = copy.deepcopy(config)
+    apply_overrides(found, overrides)
+    return found
 
 
 def shipped(path: str) -> str:

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from builders import solvers
-from builders.config import apply_overrides
+from builders.config import changed
 from builders.draw import group_size
 from builders.draw import sample as draw
 from builders.model import Model
@@ -139,7 +138,7 @@ def create_plan(model: Model, statistics: Reference | None, seconds: float, per_
     Raises ValueError, with how long it would take, if even the fewest images do.
     """
     calls = {name: (point, nfe) for name, point, nfe in _possible(model)}
-    reference_calls = _changed(model, REFERENCE)[1]
+    reference_calls = _calls(model, REFERENCE)
     few = needed(statistics)
     enough = sorted({*(size for size in SIZES if size >= few), few or SIZES[-1]}, reverse=True)
     # Fewer than the covariance needs are drawn only where there is no time for more; spectra and pictures remain.
@@ -181,17 +180,15 @@ def _possible(model: Model) -> list[tuple[str, dict[str, Any], int]]:
         if method == "dpmpp":
             point["sampling.order"] = 2
         try:
-            found.append((sweep.point_name(point), point, _changed(model, point)[1]))
+            found.append((sweep.point_name(point), point, _calls(model, point)))
         except (ValueError, FileNotFoundError) as error:
             logging.debug("%s is left out: %s", point, error)  # a learned schedule that is not there, say
     return found
 
 
-def _changed(model: Model, point: dict[str, Any]) -> tuple[ConfigDict, int]:
-    """The config of a point, and its network calls an image."""
-    config = copy.deepcopy(model.config)
-    apply_overrides(config, point)
-    return config, create_sampler(model, config).nfe
+def _calls(model: Model, point: dict[str, Any]) -> int:
+    """Network calls an image of a point."""
+    return create_sampler(model, changed(model.config, point)).nfe
 
 
 def describe(model: Model, plan: Plan, statistics: Reference | None) -> str:

@@ -5,12 +5,11 @@ the time can be said before. How many pairs and updates follows from the time; a
 """
 
 import contextlib
-import copy
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,8 @@ from ml_collections import ConfigDict
 
 from builders import ld3
 from builders.classifier_free import calls_per_evaluation
-from builders.config import apply_overrides
+from builders.config import changed
+from builders.grids import TEACHER_STEPS
 from builders.model import Model
 from builders.samplers import create_sampler
 from modes import train_ld3
@@ -35,7 +35,6 @@ EFFORTS = (
     (16, 8, 8, 6),
     (8, 8, 8, 4),
 )  # pairs, others to judge by, an update, updates
-GITS_CALLS = 60  # network calls of a trajectory that the grid "gits" is searched on
 PROGRAMS = 4  # that are compiled: teacher, search, student, and what judges it
 _PLAIN = {  # what the time is reckoned for
     "training.method": "ld3",
@@ -69,7 +68,7 @@ def create_learning(model: Model, seconds: float, call: float, compiling: float)
             f"--train ld3: this checkpoint is a student ({student}), whose few calls are fixed; a schedule is learned "
             "for the network it was trained from. Name that one with --checkpoint, or leave --train out."
         )
-    plain = _changed(model.config, _PLAIN | {"ld3.start": "edm"})  # a searched grid is searched when it is needed
+    plain = changed(model.config, _PLAIN | {"ld3.start": "edm"})  # a searched grid is searched when it is needed
     try:
         task = ld3.create_task(dataclasses.replace(model, config=plain), plain)
     except ValueError as error:
@@ -77,11 +76,11 @@ def create_learning(model: Model, seconds: float, call: float, compiling: float)
     own, each = model.config.ld3, calls_per_evaluation(model.config)
     calls = task.problem.student.calls(STEPS, task.problem.space.to_zero) * each
     teacher = {"method": own.teacher, "num_steps": own.teacher_steps, "grid": own.teacher_grid, "schedule": ""}
-    drawn = create_sampler(model, _changed(model.config, {f"sampling.{key}": teacher[key] for key in teacher})).nfe
+    drawn = create_sampler(model, changed(model.config, {f"sampling.{key}": teacher[key] for key in teacher})).nfe
     numbers, gits_images = 2 * (STEPS - 1), model.config.sampling.gits_images
     for train, valid, size, updates in EFFORTS:
         found_on = min(gits_images, train)  # trajectories, where the grid to begin from is searched for
-        searched = GITS_CALLS * found_on * each if own.start == "gits" else 0
+        searched = TEACHER_STEPS * found_on * each if own.start == "gits" else 0
         an_update = calls * (size * (numbers + 2) + valid)  # the student, once more a number, and what came of it
         total = searched + (train + valid) * (0 if own.pairs else drawn) + updates * an_update + 3 * valid * calls
         takes = total * call + PROGRAMS * compiling
@@ -111,7 +110,7 @@ def schedule_path(workdir: Path) -> Path:
 
 def learn(model: Model, learning: Learning, workdir: Path) -> float:
     """Writes `schedule_path(workdir)` and returns the seconds that took, over all sessions; a killed one goes on."""
-    config = _changed(model.config, learning.changes)
+    config = changed(model.config, learning.changes)
     model = dataclasses.replace(model, config=config)
     with stopwatch(workdir / "ld3") as before:
         start = time.time()
@@ -132,9 +131,3 @@ def stopwatch(folder: Path) -> Iterator[float]:
     write_text(path, json.dumps({"seconds": before, "started": start, "done": False}))
     yield before
     write_text(path, json.dumps({"seconds": before + time.time() - start, "started": start, "done": True}))
-
-
-def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    found = copy.deepcopy(config)
-    apply_overrides(found, changes)
-    return found

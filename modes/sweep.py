@@ -7,7 +7,6 @@ finished rows are not made again, and images of an unfinished point are kept.
 """
 
 import ast
-import copy
 import itertools
 import json
 import shlex
@@ -19,7 +18,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from builders.config import apply_overrides, resolve_config
+from builders.config import apply_overrides, changed, resolve_config
 from builders.judge import check_size
 from builders.latent import image_shape
 from metrics.frechet import check_sample_size
@@ -91,8 +90,7 @@ def check_done(done: Sequence[tuple[Point, rows.Row]], request: Request, config:
         assert model is not None
         if row["checkpoint"] != model.weights_hash[:12]:
             raise _mixed(row, "checkpoint", row["checkpoint"], model.weights_hash[:12])
-        asked = copy.deepcopy(model.config)
-        apply_overrides(asked, point)
+        asked = changed(model.config, point)
         there, here = (dict(leaves(json.loads(text))) for text in (row["config"], repeat.settings_text(asked)))
         if not asked.sampling.microbatch:  # chosen by the run
             there["sampling.microbatch"] = here["sampling.microbatch"] = None
