@@ -7,14 +7,14 @@ python main.py --config configs/latent/flowers64.py --workdir W --checkpoint W/c
 
 from ml_collections import ConfigDict
 
-from configs import base, methods
+from configs import trained_here
 
 
 def get_config(method: str = "") -> ConfigDict:
-    config = base.get_config()
+    config = trained_here.get_config()
     config.checkpoint = "demo/latent64.safetensors"
     config.sde.update(name="vesde", sigma_min=0.01, sigma_max=50.0)
-    config.data.update(image_size=16, num_channels=4, centered=True, holdout=10)
+    config.data.update(image_size=16, num_channels=4, centered=True)
     config.latent.update(
         kind="kl",
         scale_factor=0.0,  # measured on the photographs, and in the file of the weights
@@ -26,44 +26,12 @@ def get_config(method: str = "") -> ConfigDict:
     )
     config.autoencoder.kl_weight = 1e-2
     # Latents have unit variance, where images in [-1, 1] have about a quarter of it.
-    config.model.update(
-        nf=32,
-        ch_mult=(1, 2, 2),
-        num_res_blocks=2,
-        attn_resolutions=(8,),
-        fourier_scale=1.0,
-        dropout=0.0,
-        scaling="edm",
-        sigma_data=1.0,
-        scale_by_sigma=False,
-        predicts="x0",
-    )
+    config.model.update(ch_mult=(1, 2, 2), attn_resolutions=(8,), sigma_data=1.0)
     config.sampling.update(method="unipc", num_steps=10, freq_mask_path="demo/latent64_freq.npy", speed_up=20.0)
     config.sampling.schedule = "demo/latent64_{method}_{steps}.json"
-    config.ld3.update(num_train=48, num_valid=16, batch_size=16, start="gits", optimizer="gauss_newton", valid_every=1)
     config.guidance.data_std = 1.0
-    config.eval.update(num_samples=16, batch_size=16)
-    config.training.update(
-        batch_size=32,
-        num_steps=1000,
-        reduce_mean=True,
-        weighting="edm",
-        noise_levels="lognormal_mix",
-        lognormal_mean=-0.4,
-        lognormal_std=1.3,
-        lognormal_share=0.75,
-        ema_rate=0.998,
-        log_every=20,
-        sample_every=500,
-        checkpoint_every=200,
-    )
-    config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
-    config.seed = 0
-    return TRAINING.get(method, _as_it_is)(methods.apply(config, method))
-
-
-def _as_it_is(config: ConfigDict) -> ConfigDict:
-    return config
+    config.training.update(num_steps=1000, lognormal_mean=-0.4, ema_rate=0.998, sample_every=500)
+    return trained_here.with_method(config, method, {"autoencoder": _codec})
 
 
 def _codec(config: ConfigDict) -> ConfigDict:
@@ -72,12 +40,3 @@ def _codec(config: ConfigDict) -> ConfigDict:
     )
     config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
     return config
-
-
-def _learned(config: ConfigDict) -> ConfigDict:
-    """A few updates of Gauss-Newton, each on fresh pairs."""
-    config.training.num_steps = 8
-    return config
-
-
-TRAINING = {"autoencoder": _codec} | dict.fromkeys(("ld3", "s4s", "gs"), _learned)

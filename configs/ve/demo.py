@@ -7,11 +7,11 @@ python main.py --config configs/ve/demo.py --workdir out/train --mode train --co
 
 from ml_collections import ConfigDict
 
-from configs import base, methods
+from configs import trained_here
 
 
 def get_config(method: str = "") -> ConfigDict:
-    config = base.get_config()
+    config = trained_here.get_config()
     config.checkpoint = STUDENTS.get(method, "demo/flowers32.safetensors")
     config.distill.teacher = "demo/flowers32.safetensors"
     config.guidance.classifier = "demo/flowers32_classifier.safetensors"
@@ -24,36 +24,10 @@ def get_config(method: str = "") -> ConfigDict:
         alpha=5.0,
         snr=0.16,
     )
-    # The network sits under EDM's scaling, so that deterministic samplers are accurate at large noise too.
-    config.model.update(
-        nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0, scaling="edm", scale_by_sigma=False, predicts="x0"
-    )
     config.sampling.schedule = "demo/{method}_{steps}.json"
-    config.ld3.update(num_train=48, num_valid=16, batch_size=16, start="gits", optimizer="gauss_newton", valid_every=1)
-    config.data.holdout = 10
-    config.eval.update(num_samples=16, batch_size=16, compare="pc", reference="demo/flowers32_reference.npz")
-    config.training.update(
-        batch_size=32,
-        microbatch=16,
-        num_steps=5000,
-        reduce_mean=True,
-        weighting="edm",
-        noise_levels="lognormal_mix",
-        lognormal_mean=-1.6,
-        lognormal_std=1.3,
-        lognormal_share=0.75,
-        ema_rate=0.999,
-        log_every=20,
-        sample_every=1000,
-        checkpoint_every=200,
-    )
-    config.optim.update(lr=1e-3, warmup=100, schedule="cosine")
-    config.seed = 0
-    return TRAINING.get(method, _as_it_is)(methods.apply(config, method))
-
-
-def _as_it_is(config: ConfigDict) -> ConfigDict:
-    return config
+    config.eval.update(compare="pc", reference="demo/flowers32_reference.npz")
+    config.training.update(microbatch=16, num_steps=5000, lognormal_mean=-1.6, ema_rate=0.999, sample_every=1000)
+    return trained_here.with_method(config, method, TRAINING)
 
 
 def _distillation(config: ConfigDict) -> ConfigDict:
@@ -82,13 +56,6 @@ def _dsno(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _learned(config: ConfigDict) -> ConfigDict:
-    """A few updates of Gauss-Newton, each on fresh pairs."""
-    config.training.num_steps = 8
-    return config
-
-
 TRAINING = {"progressive_distillation": _distillation, "consistency": _consistency, "dsno": _dsno}
-TRAINING |= dict.fromkeys(("ld3", "s4s", "gs"), _learned)
 STUDENTS = {"distilled": "demo/student_4.safetensors"}
 STUDENTS |= {name: f"demo/{name}.safetensors" for name in ("consistency", "dsno")}
