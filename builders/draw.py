@@ -1,6 +1,7 @@
 """Runs a sampler for a list of images: on all devices of this process, the same bits however many there are."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class Group(NamedTuple):
 
     indices: list[int]  # of the images, without padding
     result: SampleResult
-    memory: int | None  # bytes that its program takes on a device
+    memory: Callable[[], int | None]  # looks up the bytes that its program takes on a device, in some milliseconds
 
 
 def _microbatch(config: ConfigDict) -> int:
@@ -91,7 +92,9 @@ def sample_groups(
             records.append(record)
             on_steps(done - before)
             before = done
-        memory = base.chunk_memory(sampler.step, operands, state, sampler.rows, config.sampling.chunk)
+        memory = functools.partial(
+            base.chunk_memory, sampler.step, operands, state, sampler.rows, config.sampling.chunk
+        )
         yield Group(indices, _result(sampler, state, records, len(indices)), memory)
 
 

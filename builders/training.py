@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from builders.latent import image_shape
@@ -68,6 +69,21 @@ def judged_images(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
 def loop_settings(config: ConfigDict) -> loop.LoopSettings:
     return loop.LoopSettings(
         **{field.name: config.training[field.name] for field in dataclasses.fields(loop.LoopSettings)}
+    )
+
+
+def announce(config: ConfigDict, params: Any, batches: Batches, what: str = "", of: str = "") -> None:
+    """Logs what is to be trained ("a codec of ") on which images (" of 5 classes")."""
+    settings = loop_settings(config)
+    logging.info(
+        "Training %s%.2f M parameters on %d images%s (%s), %d updates of %d images.",
+        what,
+        sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6,
+        len(batches.images),
+        of,
+        config.data.source,
+        settings.num_steps,
+        settings.batch_size,
     )
 
 

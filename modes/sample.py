@@ -1,7 +1,6 @@
 """--mode=sample: images into W/<eval_folder>, resumable, with their grid, their cost and a comparison."""
 
 import contextlib
-import copy
 import dataclasses
 import sys
 import time
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from builders import processes, sanity
 from builders.conditions import condition_settings
-from builders.config import apply_overrides
+from builders.config import changed
 from builders.draw import blocks, group_size, sample, sample_groups, to_pixels
 from builders.latent import is_latent
 from builders.memory import automatic_microbatch, is_exhausted
@@ -146,7 +145,7 @@ def draw(model: Model, request: Request) -> None:
         with bar as progress, CompileClock() as compiling:
             groups = sample_groups(model, sampler, config, seeds, lambda block: block[0] not in firsts, progress.update)
             for number, group in enumerate(groups):
-                memory = group.memory
+                memory = group.memory() if number == 0 else memory  # all run one program
                 sampler = sampler._replace(nfe=max(sampler.nfe, group.result.nfe))  # an adaptive solver knows it now
                 drawn = group.result
                 calls = [drawn.nfe] * len(group.indices) if drawn.calls is None else drawn.calls.tolist()
@@ -195,8 +194,7 @@ def own_blocks(all_blocks: Sequence[list[int]], pending: set[int]) -> list[list[
 
 def write_comparison(model: Model, sampler: Sampler, seeds: Sequence[int], folder: Path) -> None:
     """comparison.png: images of this run above those of config.eval.compare, from equal noise at as many levels."""
-    other = copy.deepcopy(model.config)
-    apply_overrides(other, {"sampling.method": model.config.eval.compare})
+    other = changed(model.config, {"sampling.method": model.config.eval.compare})
     other.guidance.kind, other.sampling.start_image, other.sampling.start_sigma = "none", "", 0.0
     plain = dataclasses.replace(model, config=other)
     images = [read_png(folder / f"image_{index}.png").image for index in seeds]

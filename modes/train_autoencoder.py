@@ -10,7 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from builders import autoencoder as builder
-from builders.training import create_batches, judged_images, loop_settings, run_loop
+from builders.training import announce, create_batches, judged_images, run_loop
 from metrics.paired import psnr
 from reports.grids import comparison_grid
 from reports.images import to_uint8, write_png
@@ -32,16 +32,9 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     config = copy.deepcopy(config)
     module, params = builder.create_codec(config, checkpoint)
     folder = workdir / builder.FILE.parent
-    settings, batches, loss = loop_settings(config), create_batches(config), builder.create_loss(config, module)
+    batches, loss = create_batches(config), builder.create_loss(config, module)
     images = judged_images(config)[0]
-    logging.info(
-        "Training a codec of %.2f M parameters on %d images (%s), %d updates of %d images.",
-        sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6,
-        len(batches.images),
-        config.data.source,
-        settings.num_steps,
-        settings.batch_size,
-    )
+    announce(config, params, batches, "a codec of ")
 
     def snapshot(state: TrainState) -> None:
         """The averaged weights as a file of their own, what they make of images, and a line of figures."""

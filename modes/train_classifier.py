@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from builders.classifier import create_classifier, create_network, read_classifier
 from builders.model import create_sde
-from builders.training import create_batches, judged_images, loop_settings, run_loop
+from builders.training import announce, create_batches, judged_images, run_loop
 from checkpoints import native
 from data.pipeline import to_model_range
 from models.noisy_classifier import NoisyClassifier
@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         lognormal_std=training.lognormal_std,
         lognormal_share=training.lognormal_share,
     )
-    settings, batches = loop_settings(config), create_batches(config)
+    batches = create_batches(config)
     images, labels = judged_images(config)
     if not config.classifier.num_classes:
         found = labels if batches.labels is None else batches.labels
@@ -60,15 +60,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         x0 = to_model_range(batch["image"], centered)
         return classifier_training.loss(noise, of(params), x0, batch["label"], keys)
 
-    logging.info(
-        "Training a classifier of %.2f M parameters on %d images of %d classes (%s), %d updates of %d images.",
-        sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6,
-        len(batches.images),
-        config.classifier.num_classes,
-        config.data.source,
-        settings.num_steps,
-        settings.batch_size,
-    )
+    announce(config, params, batches, "a classifier of ", f" of {config.classifier.num_classes} classes")
 
     def snapshot(state: TrainState) -> None:
         """The averaged weights as a file of their own, and a line of accuracies."""

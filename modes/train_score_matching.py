@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from builders.class_training import create_tell
@@ -16,7 +16,7 @@ from builders.draw import sample, to_pixels
 from builders.latent import is_latent
 from builders.latent_data import open_latents
 from builders.model import Model, create_denoiser, create_network, load
-from builders.training import create_batches, loop_settings, run_loop
+from builders.training import announce, create_batches, run_loop
 from checkpoints import native
 from data.pipeline import to_model_range
 from reports.grids import image_grid
@@ -49,10 +49,17 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         centered=config.data.centered,
         end_time=1e-5,
     )
-    latents = open_latents(config, workdir, checkpoint) if is_latent(config) else None
-    parts = latents.parts if latents else None
-    config = latents.config if latents else config
-    settings, batches = loop_settings(config), latents.batches if latents else create_batches(config)
+
+    def in_range(images: jax.Array, keys: jax.Array) -> jax.Array:
+        return to_model_range(images, config.data.centered)
+
+    draw: Callable[[jax.Array, jax.Array], jax.Array] = in_range
+    if is_latent(config):
+        latents = open_latents(config, workdir, checkpoint)
+        config, batches, draw = latents.config, latents.batches, latents.draw
+        codec, parts = latents.codec, latents.parts
+    else:
+        batches, codec, parts = create_batches(config), None, None
     if start is not None:
         template = start.denoiser
     else:
@@ -63,18 +70,10 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     params, tell = template.params, create_tell(config, batches.labels)
 
     def loss(params: Any, batch: dict[str, jax.Array], keys: jax.Array) -> jax.Array:
-        given = batch["image"]
-        x0 = latents.draw(given, keys) if latents else to_model_range(given, config.data.centered)
-        return score_matching.loss(matching, tell(dataclasses.replace(template, params=params), batch, keys), x0, keys)
+        denoiser = tell(dataclasses.replace(template, params=params), batch, keys)
+        return score_matching.loss(matching, denoiser, draw(batch["image"], keys), keys)
 
-    logging.info(
-        "Training %.2f M parameters on %d images (%s), %d updates of %d images.",
-        sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6,
-        len(batches.images),
-        config.data.source,
-        settings.num_steps,
-        settings.batch_size,
-    )
+    announce(config, params, batches)
 
     def snapshot(state: TrainState) -> None:
         """The averaged weights as a file of their own, and a grid of samples drawn with them."""
@@ -83,7 +82,7 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         averaged = jax.tree.map(np.asarray, state.ema_params)
         native.write(path, averaged, json.loads(config.to_json_best_effort()), {"step": int(state.step)}, True, parts)
         denoiser = dataclasses.replace(template, params=jax.tree.map(jnp.asarray, averaged))
-        model = Model(denoiser, config, codec=latents.codec if latents else None)
+        model = Model(denoiser, config, codec=codec)
         # A plain sampler, so that what is seen is the network.
         drawn = sample(model, {"method": "pc", "num_steps": 50, "corrector": "none"}, range(16))
         write_png(workdir / "samples" / f"step_{int(state.step)}.png", image_grid(to_pixels(model, drawn.images)))
