@@ -1,6 +1,6 @@
 """Learned schedules against the best unlearned ones on the demo checkpoint (docs/methods/ld3.md).
 
-python -m benchmarks.ld3_table --workdir out/ld3_table [--calls 5,10,3,8] [--updates 100] [--n 64] [--n_quality 256]
+python -m benchmarks.ld3_table --workdir out/ld3_table [--calls 5,10,3,8] [--updates 80] [--n 64] [--n_quality 256]
     [--page docs/methods/ld3.md]
 
 First the unlearned solvers on their grids, then everything in `LEARNED`, most telling first. The distance is the root
@@ -12,7 +12,7 @@ stopped or repeated goes on where it was.
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 
@@ -30,7 +30,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "out/ld3_table", "Rows, schedules and 
 _CONFIG = flags.DEFINE_string("model_config", "configs/ve/demo.py", "The model.")
 _REFERENCE = flags.DEFINE_string("reference", "demo/flowers32_reference.npz", "Statistics of real images.")
 _CALLS = flags.DEFINE_list("calls", ["5", "10", "3", "8"], "Network calls an image.")
-_UPDATES = flags.DEFINE_integer("updates", 100, "Of Adam.")
+_UPDATES = flags.DEFINE_integer("updates", 80, "Of Adam.")
 _N = flags.DEFINE_integer("n", 64, "Images of a distance.")
 _N_QUALITY = flags.DEFINE_integer("n_quality", 256, "Images for Frechet distance and spectrum; 0: neither.")
 _PAGE = flags.DEFINE_string("page", "", "Markdown page whose section ld3 is rewritten.")
@@ -42,25 +42,39 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "ipndm_v": {"sampling.method": "ipndm_v", "sampling.order": 3},
     "plms2": {"sampling.method": "plms2"},
     "deis": {"sampling.method": "deis", "sampling.order": 3},
+    "plms4": {"sampling.method": "plms4"},
+    "ghvb": {"sampling.method": "ghvb"},
 }
 GRIDS = ("edm", "logsnr", "time_cubic", "dmn", "gits")
-LEARNED = (  # calls, what, preset, seed
-    (5, "ld3", "adam", 0),
-    (5, "gs", "adam", 0),
-    (3, "ld3", "", 0),
-    (8, "ld3", "", 0),
-    (5, "ld3", "", 0),
-    (10, "ld3", "adam", 0),
-    (5, "gs", "", 0),
-    (10, "ld3", "", 0),
-    (5, "ld3", "paper", 0),
-    (5, "ld3", "", 1),
-    (5, "s4s", "", 0),
-    (5, "gs", "", 1),
-    (5, "s4s", "", 1),
-    (10, "gs", "adam", 0),
-    (10, "s4s", "adam", 0),
-    (10, "ld3", "paper", 0),
+
+
+class Learned(NamedTuple):
+    """One run of --mode=train; a preset of "" is the demo's own, 8 updates of Gauss-Newton."""
+
+    calls: int
+    what: str
+    preset: str = "adam"
+    seed: int = 0
+    solver: str = "unipc"
+
+    @property
+    def label(self) -> str:
+        """Of its row."""
+        own = "" if self.solver == Learned._field_defaults["solver"] else f"of {self.solver}"
+        return " ".join(filter(None, (self.what, own, self.preset)))
+
+
+LEARNED = (
+    *(Learned(calls, what) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
+    *(Learned(calls, "ld3", "") for calls in (3, 5, 8, 10)),
+    Learned(5, "ld3", "paper"),
+    Learned(10, "ld3", "paper"),
+    *(Learned(calls, what, seed=1) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
+    Learned(5, "gs", ""),
+    *(Learned(calls, "ld3", solver="plms4") for calls in (10, 8)),
+    *(Learned(calls, what) for calls in (3, 8) for what in ("ld3", "gs", "s4s")),
+    Learned(3, "ld3", "paper"),
+    Learned(8, "ld3", "paper"),
 )
 
 
@@ -106,29 +120,29 @@ def best(folder: Path, calls: int, grid: str = "") -> dict[str, Any] | None:
     return min(chosen, key=lambda row: row["distance"]) if chosen else None
 
 
-def learning_config(model: run_lib.Model, calls: int, what: str, preset: str, seed: int, start: str) -> Any:
-    config = run_lib.load_config_file(f"{_CONFIG.value}:{what}")
-    apply_overrides(config, {"sampling.num_steps": calls, "seed": seed})
-    config.ld3.start = start
-    if preset == "paper":
-        config.ld3.update(preset=preset, radius=1.0)
-    elif preset == "adam":
+def learning_config(run: Learned, start: str) -> Any:
+    config = run_lib.load_config_file(f"{_CONFIG.value}:{run.what}")
+    apply_overrides(config, {"sampling.num_steps": run.calls, "seed": run.seed})
+    config.ld3.update(start=start, solver=run.solver)
+    if run.preset == "paper":
+        config.ld3.update(preset="paper", radius=1.0, optimizer="adam")
+    elif run.preset == "adam":
         config.ld3.update(optimizer="adam", batch_size=8)
         config.training.num_steps = _UPDATES.value
     return config
 
 
-def learn(model: run_lib.Model, folder: Path, calls: int, what: str, preset: str, seed: int) -> tuple[Path, float]:
+def learn(model: run_lib.Model, folder: Path, run: Learned) -> tuple[Path, float]:
     """The schedule of one run of --mode=train, and the minutes it took without the teacher's."""
-    config = learning_config(model, calls, what, preset, seed, scales_of(model, folder, "gits", calls))
-    workdir = folder / f"{what}{preset and '_'}{preset}_{calls}_seed{seed}"
-    pairs = folder / f"pairs_seed{seed}"
+    config = learning_config(run, scales_of(model, folder, "gits", run.calls))
+    workdir = folder / f"{run.label.replace(' ', '_')}_{run.calls}_seed{run.seed}"
+    pairs = folder / f"pairs_seed{run.seed}"
     builder.create_pairs(model, config, pairs)
     config.ld3.pairs = str(pairs.resolve())
     start = time.perf_counter()
     train_ld3.train(config, workdir)
     minutes = (time.perf_counter() - start) / 60
-    return workdir / "ld3" / f"{what}_{calls}.json", minutes
+    return workdir / "ld3" / f"{run.what}_{run.calls}.json", minutes
 
 
 def measure(model: run_lib.Model, folder: Path, facts: dict[str, Any], edits: dict[str, Any], compiled: set) -> None:
@@ -204,17 +218,17 @@ def main(argv: list[str]) -> None:
 
     for calls in asked if _UNLEARNED.value else ():
         measure_unlearned(model, folder, calls, compiled)
-    for calls, what, preset, seed in LEARNED:
-        label = f"{what} {preset}".strip()
-        key = (label, calls, seed)
-        if calls not in asked or is_measured(key):
+    for run in LEARNED:
+        key = (run.label, run.calls, run.seed)
+        if run.calls not in asked or is_measured(key):
             continue
-        path, minutes = learn(model, folder, calls, what, preset, seed)
+        path, minutes = learn(model, folder, run)
         minutes = known()[key]["minutes"] if key in known() else minutes  # of the run that learned it
-        updates = learning_config(model, calls, what, preset, seed, "edm").training.num_steps
-        updates = 168 if preset == "paper" else updates
-        facts = {"what": label, "calls": calls, "seed": seed, "updates": updates, "minutes": round(minutes, 1)}
-        edits = {"sampling.method": what, "sampling.num_steps": calls, "sampling.schedule": str(path.resolve())}
+        updates = 168 if run.preset == "paper" else learning_config(run, "edm").training.num_steps
+        facts = {"what": run.label, "calls": run.calls, "seed": run.seed}
+        facts |= {"updates": updates, "minutes": round(minutes, 1)}
+        edits = {"sampling.method": run.what, "sampling.num_steps": run.calls}
+        edits |= {"sampling.schedule": str(path.resolve())}
         measure(model, folder, facts, edits, {program(edits)})  # a schedule has no other steps to warm up with
         refresh()
     for calls in asked:
