@@ -45,7 +45,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "plms4": {"sampling.method": "plms4"},
     "ghvb": {"sampling.method": "ghvb"},
 }
-SHORTEST = {"plms4": 4}  # steps that its order needs
+SHORTEST = {"plms4": 4, "ghvb": 4}  # steps that their orders need
 GRIDS = ("edm", "logsnr", "time_cubic", "dmn", "gits")
 
 
