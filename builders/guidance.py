@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from array_types import Keys
 from builders.classifier import load_classifier
+from builders.classifier_free import CONTRASTS
 from builders.conditions import Take, parse_labels, to_range
 from builders.config import shipped
 from builders.grids import noise_range, prior_scale
@@ -27,7 +28,6 @@ from sampling.denoising import Denoiser
 from sampling.guidance import Schedule
 
 INVERSE = operators.TASKS
-CONTRASTS = ("classifier_free", "autoguidance")
 KINDS = ("none", "classifier", *INVERSE, *CONTRASTS, "text")
 LIKELIHOODS = ("direct", "pigdm", "dps", "projection")
 SHAPES = ("constant", "rising", "falling")

@@ -1,6 +1,5 @@
 """From config.ld3 to what LD3 learns with: student, first grid, teacher pairs, objective; and to its schedule."""
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,12 @@ from array_types import Table
 from builders import pairs as pairs_of
 from builders.classifier_free import null_conditions
 from builders.conditions import Take
-from builders.config import apply_overrides, shipped
+from builders.config import changed, shipped
 from builders.draw import sample
 from builders.grids import create_grid, noise_range, prior_scale
 from builders.model import Model
 from builders.perceptual import load_perceptual
-from builders.samplers import class_labels, create_denoiser, denoiser_of, network_conditions
+from builders.samplers import class_labels, denoiser_of, network_conditions, searching
 from data import store
 from sampling import learned, multistep, single_step, time_grids
 from sampling.base import TimeGrid
@@ -127,7 +126,7 @@ def first_grid(model: Model, config: ConfigDict) -> Table:
     if start in time_grids.NOISE_GRIDS or start in time_grids.CLOCK_GRIDS:
         return time_grids.make(start, n, *noise_range(_plain(config), model.sde), model.sde, to_zero=False).s
     plain = _plain(config, method=config.ld3.solver, grid=start, num_steps=n)
-    return create_grid(model, plain, _searching(model, config)).s
+    return create_grid(model, plain, searching(model, config)).s
 
 
 def _count(params: Params) -> int:
@@ -150,18 +149,10 @@ def _of_images(model: Model, config: ConfigDict) -> Callable[[np.ndarray], Any] 
     return lambda indices: of(Take([int(index) for index in indices], len(indices)))
 
 
-def _searching(model: Model, config: ConfigDict) -> Any:
-    """The denoiser that a grid is searched with: of one microbatch of images."""
-    count = config.sampling.microbatch
-    return create_denoiser(model, config, Take(range(count), count))
-
-
 def _plain(config: ConfigDict, **sampling: Any) -> ConfigDict:
     """The config of a run without guidance, start images or another solver's settings."""
-    found = copy.deepcopy(config)
     edits = {"order": 0, "variant": "", "start_image": "", "start_sigma": 0.0, "latents": ""} | sampling
-    apply_overrides(found, {f"sampling.{key}": value for key, value in edits.items()})
-    return found
+    return changed(config, {f"sampling.{key}": value for key, value in edits.items()})
 
 
 # --- teacher pairs ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """From a config and a weight file to a `Model`: the network, its conventions, its process, its parameters."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -186,7 +187,13 @@ class _Apply:
     module: Any
 
     def __call__(self, params: Any, x: Image, labels: jax.Array, **conditions: jax.Array) -> Image:
-        return self.module.apply({"params": params}, x, labels, **conditions)
+        return _apply(self.module, params, x, labels, conditions)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _apply(module: Any, params: Any, x: Image, labels: jax.Array, conditions: Any) -> Image:
+    """Written into what calls it (`inline`), and traced once a process for all samplers and estimates of one shape."""
+    return module.apply({"params": params}, x, labels, **conditions)
 
 
 def find_checkpoint(config: ConfigDict, workdir: str | Path | None, flag: str = "") -> Path:

@@ -109,7 +109,7 @@ def create_sampler(model: Model, config: ConfigDict, record: bool = False) -> Sa
         grid = adaptive.ends(model, config)
         sampler_of = functools.partial(_create_adaptive, config, record)
     else:
-        grid = _known(create_grid(model, config, _searching(model, config)), model)
+        grid = _known(create_grid(model, config, searching(model, config)), model)
         stands = grid.s
         if guided or sampling.method not in solvers.METHODS:
             sampler_of = create_guided_sampler(model, config, grid, record)
@@ -201,7 +201,7 @@ def _known(grid: TimeGrid, model: Model) -> TimeGrid:
     return TimeGrid(*map(network.round, grid)) if isinstance(network, edm.Scaled) else grid
 
 
-def _searching(model: Model, config: ConfigDict) -> Denoiser:
+def searching(model: Model, config: ConfigDict) -> Denoiser:
     """The denoiser that a grid is searched with: of one microbatch of images."""
     count = config.sampling.microbatch
     return create_denoiser(model, config, Take(range(count), count))
