@@ -25,7 +25,7 @@ from data import store
 from sampling import learned, multistep, single_step, time_grids
 from sampling.base import TimeGrid
 from sampling.learned import Schedule
-from training import ld3, ld3_learning, ld3_published
+from training import devices, ld3, ld3_learning, ld3_published
 from training.ld3 import Params
 
 PRESETS = ("", "paper")
@@ -111,6 +111,8 @@ def create_task(model: Model, config: ConfigDict) -> Task:
     codec = model.codec if own.compares == "image" or perceptual else None
     values = model.data_range if codec is None else (-1.0, 1.0)  # decoders put out images in [-1, 1]
     distance = load_perceptual(config.loss.weights, values) if perceptual else ld3.DISTANCES[own.loss]
+    if not paper:  # the published loop, of two pairs at a time, keeps to one device
+        codec, model = devices.whole(codec), dataclasses.replace(model, denoiser=devices.whole(model.denoiser))
     objective = ld3.Objective(distance, prior_scale(model.sde, TimeGrid(s, s)), radius, codec=codec)
     logging.info("LD3: %d numbers are learned from %d of each image.", _count(params), d)
     problem = ld3_learning.Problem(objective, space, student, model.denoiser, _of_images(model, config))

@@ -395,7 +395,7 @@ def _ld3() -> dict:
         "num_valid": 32,  # pairs to be judged on, the last ones
         "optimizer": "adam",  # config.optim; "gauss_newton" takes a tenth of the updates, for "l2" and few numbers
         "batch_size": 0,  # pairs an update; 0: all of them
-        "microbatch": 8,  # pairs in one network call
+        "microbatch": 8,  # pairs in one network call, split over all devices
         "valid_every": 10,  # updates between two judgements and saved states
     }
 

@@ -78,6 +78,21 @@ def test_what_is_stored_samples_as_what_was_learned(solver, order, variant, meth
     np.testing.assert_allclose(state.y, wanted, rtol=1e-9, atol=1e-10)
 
 
+def test_all_devices_share_a_microbatch_in_two_programs_for_all_steps():
+    case = problem("unipc", 3)
+    params = scattered(ld3.initial(case.space, case.student, 5, "gs"))
+    noise, target = jnp.asarray(np.random.RandomState(2).randn(2, 4, *SHAPE))
+    alone = [ld3_learning.losses_and_gradient(case, params, noise[i : i + 1], target[i : i + 1], i) for i in range(4)]
+    before = ld3_learning._forward._cache_size(), ld3_learning._backward._cache_size()
+    each, gradient = ld3_learning.losses_and_gradient(case, params, noise, target, jnp.arange(4))
+    after = ld3_learning._forward._cache_size(), ld3_learning._backward._cache_size()
+    assert np.subtract(after, before).tolist() == [1, 1]
+    assert {shard.data.shape for shard in each.addressable_shards} == {(4 // jax.device_count(),)}
+    np.testing.assert_allclose(each, np.concatenate([part for part, _ in alone]), rtol=1e-12)
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *(part for _, part in alone))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient, summed)
+
+
 def test_an_update_takes_the_mean_over_its_pairs_however_they_are_called():
     case, pairs = problem(), teacher_pairs(6)
     params = scattered(ld3.initial(case.space, case.student, 3))

@@ -31,8 +31,9 @@ from models.denoiser import Denoiser
 from sampling import denoising, single_step
 from sampling.base import TimeGrid
 from sampling.one_pass import Consistency
+from training.devices import spread
 from training.loop import BatchSource
-from training.progressive_distillation import Skipped, image_keys, spread
+from training.progressive_distillation import Skipped, image_keys
 
 WEIGHTINGS = ("inverse_gap", "ones")
 

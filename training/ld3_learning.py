@@ -4,6 +4,7 @@ The gradient of a student is taken step by step. Each step of the solver and its
 from Python: the states between the steps are kept and each network call is made again on the way back, so memory is
 that of one network call whatever the number of steps, one compilation serves every N, and no convolution's gradient
 stands in a loop, which XLA's CPU backend runs 8-20 times slower. `ld3.loss` under `jax.grad` gives the same numbers.
+The images of a microbatch are split over all devices.
 """
 
 import dataclasses
@@ -22,10 +23,12 @@ from array_types import Image, PerImage
 from sampling.base import Step
 from sampling.denoising import Denoiser
 from training import gauss_newton, ld3
+from training.devices import spread
 from training.ld3 import Distance, Objective, Params, Space, Student
 from training.state import load_state, save_state
 
 LOG_FILE = "ld3_log.jsonl"
+IMAGES = -4  # axis of all leaves of a solver's state, [.., b, h, w, c]: laid alike, all steps run one program
 
 
 class Problem(NamedTuple):
@@ -124,7 +127,7 @@ def run(problem: Problem, params: Params, noise: Image) -> Image:
     """The student's images from noise [b, h, w, c], as `ld3.solve`, step by step."""
     step, init = ld3.step_of(problem.student, params)
     table = _rows(problem.space, problem.student, noise.dtype, params)
-    state = init(problem.objective.prior_scale * noise)
+    state = spread(init(problem.objective.prior_scale * noise), IMAGES)
     for number in range(len(jax.tree.leaves(table)[0])):
         state = _forward(step, problem.denoiser, state, _row(table, number))
     return state.y
@@ -138,7 +141,7 @@ def losses_and_gradient(
     step, init = ld3.step_of(student, params)
     table = _rows(space, student, noise.dtype, params)
     begin, pull_begin = jax.vjp(lambda params: init(ld3.start(objective, params, noise, position)), params)
-    states = [begin]
+    states = [spread(begin, IMAGES)]
     for number in range(len(jax.tree.leaves(table)[0])):
         states.append(_forward(step, denoiser, states[-1], _row(table, number)))
     each, slope = _distance(objective.distance, objective.codec, states[-1].y, target)
@@ -146,7 +149,7 @@ def losses_and_gradient(
     of_rows = []
     while states:
         row = _row(table, len(states) - 1)
-        cotangent, of_row = _backward(step, denoiser, states.pop(), row, cotangent)
+        cotangent, of_row = _backward(step, denoiser, states.pop(), row, spread(cotangent, IMAGES))
         of_rows.append(of_row)
     of_table = jax.tree.map(lambda *leaves: jnp.stack(leaves[::-1]), *of_rows)
     gradient = _rows_backward(space, student, noise.dtype, params, of_table)
@@ -170,8 +173,8 @@ def judge(
     each = []
     for start in range(0, len(noise), microbatch):
         places = np.minimum(np.arange(start, start + microbatch), len(noise) - 1)
-        found = run(problem.told(indices, places), params, jnp.asarray(noise[places]))
-        each.append(np.asarray(_distances(distance, codec, found, jnp.asarray(targets[places]))))
+        found = run(problem.told(indices, places), params, spread(noise[places]))
+        each.append(np.asarray(_distances(distance, codec, found, spread(targets[places]))))
     return np.concatenate(each)[: len(noise)]
 
 
@@ -275,8 +278,7 @@ def _gauss_newton(
     def residuals(params: Params) -> np.ndarray:
         parts = (places[start : start + settings.microbatch] for start in range(0, len(places), settings.microbatch))
         found = [
-            np.asarray(run(problem.told(pairs.indices, part), params, jnp.asarray(pairs.noise[part])))
-            - pairs.targets[part]
+            np.asarray(run(problem.told(pairs.indices, part), params, spread(pairs.noise[part]))) - pairs.targets[part]
             for part in parts
         ]
         return np.concatenate(found).ravel()
@@ -292,7 +294,7 @@ def _of_batch(problem: Problem, params: Params, pairs: Pairs, settings: Settings
     total, gradient = 0.0, jax.tree.map(jnp.zeros_like, params)
     for start in range(0, len(places), settings.microbatch):
         part = places[start : start + settings.microbatch]
-        noise, target = jnp.asarray(pairs.noise[part]), jnp.asarray(pairs.targets[part])
+        noise, target = spread((pairs.noise[part], pairs.targets[part]))
         told = problem.told(pairs.indices, part)
         each, found = losses_and_gradient(told, params, noise, target, jnp.asarray(part))
         total += float(each.sum())

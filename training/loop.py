@@ -25,6 +25,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
 from array_types import Keys, PerImage
+from training.devices import data_mesh
 from training.state import TrainState, load_state, save_state
 
 LossFn = Callable[[Any, dict[str, jax.Array], Keys], PerImage]
@@ -166,7 +167,7 @@ def train(
     FloatingPointError at a loss or a gradient that is not finite; the last saved state is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = data_mesh()
     per_call = settings.batch_size // settings.calls
     splits = per_call % jax.device_count() == 0
     if not splits:

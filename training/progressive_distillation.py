@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from array_types import Image, Keys, PerImage, Table
 from data.pipeline import to_model_range
 from models.denoiser import Denoiser
 from sampling import denoising
+from training.devices import spread
 from training.loop import BatchSource
 
 WEIGHTINGS = ("constant", "snr", "snr_trunc", "v")
@@ -174,17 +174,6 @@ def loss(student: Denoiser, batch: dict[str, jax.Array]) -> PerImage:
 
 
 # --- Batches of targets ---
-
-
-def spread(tree: Any) -> Any:
-    """Per-image arrays over all devices where they divide, so that the teacher runs on all of them."""
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-
-    def place(leaf: Any) -> jax.Array:
-        splits = np.shape(leaf)[0] % jax.device_count() == 0
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("data" if splits else None)))
-
-    return jax.tree.map(place, tree)
 
 
 def image_keys(seed: int, stage: int, step: int, count: int) -> Keys:
