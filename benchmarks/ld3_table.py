@@ -67,12 +67,12 @@ class Learned(NamedTuple):
 
 LEARNED = (
     *(Learned(calls, what) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
-    *(Learned(calls, "ld3", "") for calls in (3, 5, 8, 10)),
+    *(Learned(calls, "ld3", "") for calls in (3, 5)),
     Learned(5, "ld3", "paper"),
     Learned(10, "ld3", "paper"),
     *(Learned(calls, what, seed=1) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
     Learned(5, "gs", ""),
-    *(Learned(calls, "ld3", solver="plms4") for calls in (10, 8)),
+    Learned(10, "ld3", solver="plms4"),
     *(Learned(calls, what) for calls in (3, 8) for what in ("ld3", "gs", "s4s")),
     Learned(3, "ld3", "paper"),
     Learned(8, "ld3", "paper"),
