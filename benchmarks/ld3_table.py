@@ -128,7 +128,7 @@ def learning_config(run: Learned, start: str) -> Any:
     if run.preset == "paper":
         config.ld3.update(preset="paper", radius=1.0, optimizer="adam")
     elif run.preset == "adam":
-        config.ld3.update(optimizer="adam", batch_size=8)
+        config.ld3.update(optimizer="adam", batch_size=8, valid_every=5)
         config.training.num_steps = _UPDATES.value
     return config
 
