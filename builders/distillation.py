@@ -32,6 +32,7 @@ from sampling import time_grids
 from sampling.base import TimeGrid
 from training import consistency
 from training import progressive_distillation as pd
+from training.devices import whole
 from training.loop import BatchSource
 
 ROWS = "distillation.jsonl"
@@ -130,7 +131,7 @@ def create_targets(
     config: ConfigDict, stage: pd.Stage, teacher: Model, first: bool, images: BatchSource | None
 ) -> pd.FromImages | pd.FromPaths:
     """The batches of a stage, from images or from the teacher's own paths (config.distill.data)."""
-    settings, denoiser, scales = settings_of(config, first), teacher.denoiser, guidance_range(config)
+    settings, denoiser, scales = settings_of(config, first), whole(teacher.denoiser), guidance_range(config)
     if scales and first:  # later teachers are students, who are told the scale
         denoiser = classifier_free.guided_teacher(denoiser, config.data.null_class)
     conditions = pd.Conditions(config.data.num_classes, scales)
@@ -156,16 +157,14 @@ def create_pairs(
     config: ConfigDict, settings: consistency.ConsistencyLoss, teacher: Model, images: BatchSource | None
 ) -> consistency.FromImages | consistency.FromPaths:
     """The batches of consistency training, from images or from the teacher's own paths (config.distill.data)."""
-    classes = config.data.num_classes
+    classes, denoiser = config.data.num_classes, whole(teacher.denoiser)
     if images is not None:
-        stepping = teacher.denoiser if config.consistency.teacher_step else None
+        stepping = denoiser if config.consistency.teacher_step else None
         return consistency.FromImages(settings, images, config.seed, stepping, bool(classes))
     grid = teacher_grid(config, teacher)
     scale = prior_scale(teacher.sde, TimeGrid(grid, grid))
     batch_size = config.training.batch_size
-    return consistency.FromPaths(
-        settings, grid, teacher.denoiser, batch_size, teacher.shape, scale, config.seed, classes
-    )
+    return consistency.FromPaths(settings, grid, denoiser, batch_size, teacher.shape, scale, config.seed, classes)
 
 
 # --- Students ---

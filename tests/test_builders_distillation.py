@@ -68,7 +68,7 @@ def test_targets_on_paths_begin_at_the_prior_and_only_the_first_teacher_is_guide
             found.prior_scale, 1 / VP.alpha(np.float64(1.0)), rtol=1e-9
         )  # y = x/alpha, x ~ N(0, 1)
     assert isinstance(first.teacher, GuidedTeacher) and first.teacher.null_class == 3
-    assert later.teacher is model.denoiser
+    assert later.teacher.network is model.denoiser.network and later.teacher.params == model.denoiser.params
 
 
 def test_updates_are_those_of_each_stage():
