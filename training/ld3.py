@@ -41,7 +41,7 @@ Distance = Callable[[Image, Image], PerImage]
 LEARNED = {"ld3": (), "s4s": ("weights",), "gs": ("on_eps", "on_x0")}  # besides logits and shifts
 SPACINGS = ("lam", "time")
 BOUNDS = ("spacing", "own", "released")
-_GAIN = 0.1  # corrections move this much slower than logits under one learning rate
+_GAIN = 0.1  # corrections of a row move this much slower than a logit under one learning rate
 
 
 # --- the grid --------------------------------------------------------------------------------------------------------
@@ -182,9 +182,13 @@ def initial(space: Space, student: Student, num_steps: int, method: str = "ld3",
     return params | {name: jnp.zeros(shapes[name]) for name in LEARNED[method]}
 
 
-def _seen(count: int, width: int) -> np.ndarray:
-    """1 where column j of row n has a value behind it: j <= n."""
-    return np.tri(count, width)
+def _pace(count: int, width: int) -> np.ndarray:
+    """What a unit of each coefficient moves: 0 where column j of row n has no value behind it (j > n).
+
+    The coefficients of a row add up, and Adam moves all by as much: together they move as one number does.
+    """
+    seen = np.tri(count, width)
+    return _GAIN * seen / seen.sum(axis=1, keepdims=True)
 
 
 def rows(space: Space, student: Student, params: Params) -> Any:
@@ -201,7 +205,7 @@ def rows(space: Space, student: Student, params: Params) -> Any:
     if "weights" in params:
         # In units of what the row adds up to, so that early and late steps learn at one pace.
         unit = jnp.sum(table.predict, axis=1, keepdims=True)
-        free = _GAIN * unit * params["weights"] * _seen(n, multistep.HISTORY)
+        free = unit * params["weights"] * _pace(n, multistep.HISTORY)
         table = table._replace(predict=table.predict + free)
     if "on_eps" not in params:
         return table
@@ -215,9 +219,9 @@ def _on_history(grid: TimeGrid, table: multistep.Coefficients, on_eps: Any, on_x
     steps would be unequal ones. y[n+1] += (s' - s) sum_j a_j eps[n-j] + (1 - s'/s) sum_j b_j x0[n-j].
     """
     n = grid.num_steps
-    seen = _GAIN * _seen(n, n)
-    a = (grid.s[1:] - grid.s[:-1])[:, None] * seen * on_eps
-    b = (1 - grid.s[1:] / grid.s[:-1])[:, None] * seen * on_x0
+    pace = _pace(n, n)
+    a = (grid.s[1:] - grid.s[:-1])[:, None] * pace * on_eps
+    b = (1 - grid.s[1:] / grid.s[:-1])[:, None] * pace * on_x0
     past = np.maximum(np.arange(n)[:, None] - np.arange(n)[None], 0)
     told, scale = table.s_model[past], table.input_scale[past]
     return a * scale / told, b - a / told
