@@ -3,8 +3,8 @@
 python -m benchmarks.ld3_memory [--steps 2,5] [--images 8] [--page docs/methods/ld3.md]
 
 "whole": the unrolled solver as one program; "checkpointed": the same, each network call made again on the way back;
-"chained": step by step from Python, as the trainer does it. Memory is what XLA sets aside for temporaries; of a chain,
-that of its largest program and the states it keeps.
+"chained": step by step from Python and on all devices, as the trainer does it; the others run on one. Memory is what XLA
+sets aside for temporaries on a device; of a chain, that of its largest program and the states it keeps.
 """
 
 import functools
@@ -19,6 +19,8 @@ from absl import app, flags
 import run_lib
 from reports import rows
 from training import ld3, ld3_learning
+from training.devices import spread
+from training.devices import whole as whole_on_each
 from training.ld3_learning import Problem
 
 _STEPS = flags.DEFINE_list("steps", ["2", "5"], "Steps of the student.")
@@ -55,11 +57,12 @@ def whole(problem: Problem, params: ld3.Params, noise: jax.Array, checkpoint: bo
 
 
 def chained(problem: Problem, params: ld3.Params, noise: jax.Array) -> dict[str, float]:
+    problem = problem._replace(denoiser=whole_on_each(problem.denoiser))
     step, init = ld3.step_of(problem.student, params)
-    state = init(noise)
+    state = spread(init(noise), ld3_learning.IMAGES)
     row = jax.tree.map(lambda leaf: jnp.asarray(leaf[0], noise.dtype), ld3.rows(problem.space, problem.student, params))
     memory = ld3_learning._backward.lower(step, problem.denoiser, state, row, state).compile().memory_analysis()
-    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) * len(params["logits"])
+    kept = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)) * len(params["logits"])
     zeros = jnp.zeros_like(noise)
     places = jnp.arange(len(noise))
     jax.clear_caches()
