@@ -3,8 +3,8 @@
 python -m benchmarks.ld3_memory [--steps 2,5] [--images 8] [--page docs/methods/ld3.md]
 
 "whole": the unrolled solver as one program; "checkpointed": the same, each network call made again on the way back;
-"chained": step by step from Python and on all devices, as the trainer does it; the others run on one. Memory is what XLA
-sets aside for temporaries on a device; of a chain, that of its largest program and the states it keeps.
+"chained": step by step from Python and on all devices, as the trainer does it; the others run on one. Memory is what
+XLA sets aside for temporaries on a device; of a chain, that of its largest program and the states it keeps.
 """
 
 import functools
