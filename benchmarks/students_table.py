@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
 def _samplers(teacher: run_lib.Model) -> list[tuple[str, run_lib.Model, dict]]:
     """(name, model, changes to config.sampling): solvers, learned schedules that are shipped, students."""
     found = [(f"{s['method']}, {s['num_steps']} steps", teacher, s) for s in SOLVERS]
-    for k in (3, 5, 8):
+    for k in (2, 3, 4, 5, 8):
         found.append((f"ld3, {k} steps", teacher, {"method": "ld3", "num_steps": k}))  # schedules in demo/
     for file in map(Path, _STUDENTS.value):
         student = run_lib.load(checkpoint=str(file))

@@ -20,8 +20,8 @@ from training.state import TrainState
 def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
     """Runs all stages of config.distill; a run that was killed goes on in the middle of its stage, bit for bit.
 
-    Stage N keeps its state in W/stages/steps_<N>, its picture in W/pictures/steps_<N>.png and its row in
-    W/distillation.jsonl; the last student is W/checkpoints/student_<N>.safetensors.
+    Each stage leaves its student in W/checkpoints/student_<N>.safetensors, a picture in W/pictures/steps_<N>.png and a
+    row in W/distillation.jsonl; its state is in W/stages.
     """
     teacher, config, stages, updates = _open(config, checkpoint, workdir)
     images = distillation.create_images(config)
@@ -47,10 +47,10 @@ def train(config: ConfigDict, workdir: Path, checkpoint: str = "") -> None:
         if source.skipped.total():
             logging.warning("%d images were left out: the teacher's target was not finite.", source.skipped.total())
         current = distillation.as_student(own, template, state.ema_params)
-        if not (workdir / "pictures" / f"steps_{stage.num_steps}.png").exists() or number == len(stages) - 1:
+        path = workdir / "checkpoints" / f"student_{stage.num_steps}.safetensors"
+        if not path.exists() or number == len(stages) - 1:  # which may have been trained on
             judge(current, {"updates": int(state.step), "skipped": source.skipped.total()})
-    path = workdir / "checkpoints" / f"student_{stages[-1].num_steps}.safetensors"
-    distillation.write_student(path, current.config, current.denoiser.params, int(state.step), teacher)
+            distillation.write_student(path, current.config, current.denoiser.params, int(state.step), teacher)
 
 
 def show_plan(config: ConfigDict, checkpoint: str, workdir: Path | None) -> None:

@@ -64,11 +64,13 @@ def rows_of(workdir):
     return [json.loads(line) for line in (workdir / distillation.ROWS).read_text().splitlines()]
 
 
-def test_every_halving_leaves_a_picture_a_row_and_the_last_one_a_student(halved):
+def test_every_halving_leaves_a_picture_a_row_and_a_student(halved):
     assert [(row["steps"], row["calls"], row["updates"]) for row in rows_of(halved)] == [(2, 2, 3), (1, 1, 3)]
     assert all(row["student_to_teacher"] > 0 and row["ddim_to_teacher"] > 0 for row in rows_of(halved))
     assert sorted(path.name for path in (halved / "pictures").iterdir()) == ["steps_1.png", "steps_2.png"]
-    assert [path.name for path in (halved / "checkpoints").iterdir()] == ["student_1.safetensors"]
+    students = sorted((halved / "checkpoints").iterdir())
+    assert [path.name for path in students] == ["student_1.safetensors", "student_2.safetensors"]
+    assert [run_lib.sample(run_lib.load(checkpoint=str(path)), {}, range(2)).nfe for path in students] == [1, 2]
 
 
 def test_a_students_file_says_how_it_is_sampled(halved, teacher):
@@ -110,10 +112,10 @@ def test_a_run_killed_in_mid_stage_ends_in_the_same_bytes(halved, teacher, tmp_p
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(distillation.Timed, "batch", killed)
         run(config, tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["student_2.safetensors"]
     run(config, tmp_path)
-    name = "checkpoints/student_1.safetensors"
-    assert (tmp_path / name).read_bytes() == (halved / name).read_bytes()
+    for name in ("checkpoints/student_1.safetensors", "checkpoints/student_2.safetensors"):
+        assert (tmp_path / name).read_bytes() == (halved / name).read_bytes()
     assert [row["steps"] for row in rows_of(tmp_path)] == [2, 1]
 
 
