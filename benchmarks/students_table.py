@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     statistics = reference.load_reference(_REFERENCE.value)
     long = run_lib.to_pixels(teacher, run_lib.sample(teacher, LONG, range(PAIRED)).images)
     done = {row["sampler"]: row for row in rows.read_rows(folder / "rows.jsonl")}
-    shown = {"teacher, heun, 99 calls": long[:8]}
+    shown = [(long[:8], "teacher, heun", 99)]
     for name, model, sampling in _samplers(teacher):
         run_lib.sample(model, sampling, range(32))  # compiles
         start = time.perf_counter()
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
         drawn = run_lib.sample(model, sampling, range(count))
         seconds = time.perf_counter() - start
         images = run_lib.to_pixels(model, drawn.images)
-        shown[f"{name}, {drawn.nfe} calls"] = images[:8]
+        shown.append((images[:8], name, drawn.nfe))
         if name in done:
             continue
         row = dict(reference.scores(images, statistics)) | {
@@ -82,7 +82,9 @@ def main(argv: list[str]) -> None:
         }
         rows.append_row(folder / "rows.jsonl", row)
         logging.info("%s", row)
-    write_png(folder / "students.png", comparison_grid({k: np.asarray(v) for k, v in shown.items()}))
+    shown[1:] = sorted(shown[1:], key=lambda row: (row[2], row[1]))
+    pictures = {f"{name}, {calls} calls": np.asarray(images) for images, name, calls in shown}
+    write_png(folder / "students.png", comparison_grid(pictures))
     found = sorted(rows.read_rows(folder / "rows.jsonl"), key=lambda row: (row["calls"], row["distance"]))
     table = rows.markdown_table(found, COLUMNS)
     print(table)

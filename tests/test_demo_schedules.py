@@ -6,7 +6,7 @@ from builders import schedules
 
 def test_the_shipped_schedules_are_of_the_demos_weights():
     model = run_lib.load("configs/ve/demo.py")
-    for calls in (3, 5, 8, 10):
+    for calls in (2, 3, 4, 5, 8, 10):
         config = run_lib.load_config_file("configs/ve/demo.py:ld3")
         config.sampling.num_steps = calls
         found = schedules.read_schedule(model, config)
