@@ -127,10 +127,7 @@ def learning_config(run: Learned, start: str) -> Any:
         config.ld3.update(preset="paper", radius=1.0, optimizer="adam")
     elif run.preset == "adam":
         config.ld3.update(optimizer="adam", batch_size=8, valid_every=5)
-        config.training.num_steps = _UPDATES.value
-        if run.calls > 5:
-            config.training.num_steps //= 2
-            config.optim.lr = config.optim.lr if run.what == "ld3" else 0.015  # a hundred numbers, where ld3 has 18
+        config.training.num_steps = _UPDATES.value // (1 if run.calls <= 5 else 2)
     return config
 
 
