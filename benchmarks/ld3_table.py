@@ -67,10 +67,10 @@ class Learned(NamedTuple):
 
 LEARNED = (
     *(Learned(calls, what) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
-    *(Learned(calls, "ld3", "paper") for calls in (5, 10)),
+    Learned(5, "ld3", "paper"),
     *(Learned(calls, what, seed=1) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
     *(Learned(calls, what) for calls in (3, 8) for what in ("ld3", "gs", "s4s")),
-    *(Learned(calls, "ld3", "paper") for calls in (3, 8)),
+    *(Learned(calls, "ld3", "paper") for calls in (10, 3, 8)),
     *(Learned(calls, "ld3", "") for calls in (3, 5)),
     Learned(10, "ld3", solver="plms4"),
     Learned(5, "gs", ""),
