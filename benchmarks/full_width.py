@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     path = folder / "checkpoints" / "checkpoint.pth"
     if not path.exists():
         shapes = fitting.shapes(models.param_shapes(module, shape))
-        order = models.module_order(module, shape)
+        order = models.structure(module, shape).order
         tensors = names.torch_names(random_weights(dict(shapes)), order)
         # The averages are a list in the order of the modules.
         ordered = sorted(tensors, key=lambda name: int(name.split(".")[1]))

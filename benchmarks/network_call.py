@@ -316,7 +316,7 @@ def write_inputs(folder: Path) -> dict[str, Any]:
     weights = random_weights(dict(fitting.shapes(models.param_shapes(network, shape))))
     np.savez(folder / "flax.npz", **weights)  # type: ignore[arg-type]
     if config.model.name == "ncsnpp":
-        np.savez(folder / "torch.npz", **names.torch_names(weights, models.module_order(network, shape)))  # type: ignore[arg-type]
+        np.savez(folder / "torch.npz", **names.torch_names(weights, models.structure(network, shape).order))  # type: ignore[arg-type]
     generator = np.random.default_rng(2)
     x = generator.normal(size=(_BATCH.value, *shape)).astype(np.float32)
     labels = generator.uniform(0.5, 2.0, _BATCH.value).astype(np.float32)

@@ -230,11 +230,9 @@ def named_tensors(stored: checkpoints.Checkpoint, config: ConfigDict) -> tuple[d
     """The file's tensors under the network's names, and the shapes that network expects."""
     module = create_network(config)
     shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
-    expected = fitting.shapes(models.param_shapes(module, shape))
-    operator = stored.format == "dsno_torch"
-    numbered = operator or any("all_modules." in name for name in stored.raw)
-    order = models.module_order(module, shape) if numbered else []
-    if operator:
+    found, order = models.structure(module, shape)
+    expected = fitting.shapes(found)
+    if stored.format == "dsno_torch":
         weights = stored.weights(config.model.ema)
         return operator_names.network_names(weights, expected, order, str(stored.path)), expected
     return names.network_names(stored, expected, order, config.model.ema), expected

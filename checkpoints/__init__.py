@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from checkpoints import compvis, diffusers, edm_pickle, flax_msgpack, native, torch_layouts
+from checkpoints import compvis, diffusers, edm_pickle, flax_msgpack, native, torch_layouts, torch_pickle
 from checkpoints.base import Checkpoint, map_file
+from checkpoints.pickle_data import RefusedPickle
 from checkpoints.safetensors_file import is_safetensors
 from checkpoints.torch_pickle import LEGACY_MAGIC, ZIP_MAGIC
 
@@ -22,7 +23,7 @@ def read(path: Path | str) -> Checkpoint:
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
     legacy = LEGACY_MAGIC.to_bytes(10, "little") in head
     if head.startswith(ZIP_MAGIC) or (pickled and legacy):
-        return compvis.find(path) or torch_layouts.read(path)
+        return _read_torch(path)
     if pickled:
         return edm_pickle.read(path)
     if is_safetensors(head):
@@ -34,3 +35,14 @@ def read(path: Path | str) -> Checkpoint:
         f"{path} begins with {head[:8]!r}, which no supported format does: torch (.pth, .pt), EDM .pkl, Flax msgpack, "
         "safetensors. An interrupted download or a web page saved in its place looks like this."
     )
+
+
+def _read_torch(path: Path) -> Checkpoint:
+    """A file of `torch.save`; only latent models may hold objects of other programs."""
+    try:
+        tree = torch_pickle.load(path)
+    except RefusedPickle:
+        if (found := compvis.find(path)) is None:
+            raise
+        return found
+    return compvis.of_tree(tree, path) or torch_layouts.of_tree(tree, path)

@@ -50,7 +50,7 @@ class _Names(Mapping[str, Any]):
 
 
 def find(path: Path) -> Checkpoint | None:
-    """The latent model in a file of `torch.save`; None if it holds another thing, which is for other readers.
+    """The latent model in a file of `torch.save` with objects of other programs; None if it holds another thing.
 
     Raises ValueError for tensors that lie outside the file.
     """
@@ -59,6 +59,11 @@ def find(path: Path) -> Checkpoint | None:
         tree = torch_pickle.load(path, names)
     except ValueError:
         return None  # the reader that allows no foreign names says what is wrong
+    return of_tree(tree, path, tuple(names.placeholders))
+
+
+def of_tree(tree: Any, path: Path, placeholders: tuple[str, ...] = ()) -> Checkpoint | None:
+    """The latent model in what was saved; None if that is another thing. Raises as `find`."""
     if not isinstance(tree, dict):
         return None
     state = tree.get("state_dict", tree)
@@ -67,7 +72,7 @@ def find(path: Path) -> Checkpoint | None:
     tensors = {str(name): to_numpy(t, str(name), str(path)) for name, t in state.items() if isinstance(t, Tensor)}
     others = sorted(str(name) for name, value in state.items() if isinstance(value, Instance))
     step = tree.get("global_step") if state is not tree else None
-    return arrange(tensors, path, step if isinstance(step, int) else None, (*names.placeholders, *others))
+    return arrange(tensors, path, step if isinstance(step, int) else None, (*placeholders, *others))
 
 
 def arrange(tensors: Tensors, path: Path, step: int | None = None, placeholders: tuple[str, ...] = ()) -> Checkpoint:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from checkpoints import safetensors_file, torch_layouts
+from checkpoints import safetensors_file, torch_layouts, torch_pickle
 from checkpoints.base import Checkpoint, Part, Tensors
 
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of diffusers' weights, and of transformers'
@@ -95,7 +95,7 @@ def _weights(folder: Path) -> Tensors:
 def _tensors(file: Path) -> Tensors:
     if file.suffix == ".safetensors":
         return safetensors_file.load(file)[0]
-    return torch_layouts.read(file).raw
+    return torch_layouts.of_tree(torch_pickle.load(file), file).raw
 
 
 def _missing(file: Path) -> str:

@@ -16,15 +16,14 @@ from typing import Any
 
 from checkpoints.base import Checkpoint, Tensors
 from checkpoints.names import BUFFERS, PARALLEL
-from checkpoints.torch_pickle import Tensor, load, to_numpy
+from checkpoints.torch_pickle import Tensor, to_numpy
 
 
-def read(path: Path) -> Checkpoint:
-    """A `.pth` or `.pt` file of one of the layouts above.
+def of_tree(tree: Any, path: Path) -> Checkpoint:
+    """What a `.pth` or `.pt` file of one of the layouts above holds (`torch_pickle.load`).
 
     Raises: ValueError for any other layout, damage, or an EMA list that does not match the model.
     """
-    tree = load(path)
     if _is_state_dict(tree):
         raw = _arrays(tree, str(path))
         adm = any(name.endswith("input_blocks.0.0.weight") for name in raw)

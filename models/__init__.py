@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -72,11 +72,21 @@ def _build(module: type[nn.Module], settings: Mapping[str, Any]) -> Any:
     return module(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
-def module_order(network: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
-    """Names of the network's top-level modules in the order they are called, as PyTorch's `all_modules` numbers them.
+class Structure(NamedTuple):
+    """What a weight file has to fit.
 
-    Parameter-free modules hold a number too, except the resampling of image pyramids.
+    Attributes:
+      shapes: the parameter tree, as ShapeDtypeStructs.
+      order: names of the top-level modules in the order they are called, as PyTorch's `all_modules` numbers them.
+        Parameter-free modules hold a number too, except the resampling of image pyramids.
     """
+
+    shapes: dict
+    order: list[str]
+
+
+def structure(network: nn.Module, image_shape: tuple[int, int, int]) -> Structure:
+    """The parameters and modules of a score network; nothing is computed."""
     order: list[str] = []
 
     def record(next_call, args, kwargs, context):
@@ -87,8 +97,7 @@ def module_order(network: nn.Module, image_shape: tuple[int, int, int]) -> list[
         return next_call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        param_shapes(network, image_shape)
-    return order
+        return Structure(param_shapes(network, image_shape), order)
 
 
 def param_shapes(network: nn.Module, image_shape: tuple[int, int, int]) -> dict:

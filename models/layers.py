@@ -214,7 +214,7 @@ class Upsample(nn.Module):
     """Factor 2 up: FIR or nearest neighbour, with or without a 3x3 convolution.
 
     `pyramid` marks the parameter-free resampling of an image pyramid: it advances Flax's counter of this class but has
-    no place in the numbered module list of PyTorch checkpoints (`models.module_order`).
+    no place in the numbered module list of PyTorch checkpoints (`models.structure`).
     """
 
     features: int = 0

@@ -2,7 +2,7 @@
 
 The network sees noisy data x in the model's data range and a label: the noise scale sigma (Fourier embedding, which
 takes its logarithm), 999 t, or an integer level (positional embedding). Modules are called in the order of the
-published PyTorch `all_modules` list, which is how its numbered weights find their names (`models.module_order`).
+published PyTorch `all_modules` list, which is how its numbered weights find their names (`models.structure`).
 """
 
 from collections.abc import Sequence

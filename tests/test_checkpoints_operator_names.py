@@ -70,7 +70,7 @@ def config_of():
 def order():
     config = config_of()
     network = models.create_network("v_diffusion", config.model.to_dict(), mixing="fourier", num_times=4)
-    return models.module_order(network, (8, 8, 3))
+    return models.structure(network, (8, 8, 3)).order
 
 
 def test_a_published_student_draws_the_recorded_trajectory(order, tmp_path):
@@ -103,7 +103,7 @@ def test_queries_keys_and_values_are_kept_head_by_head():
     assert shapes["down_1.attn_0/q/kernel"] == (64, 4, 16)
     generator = np.random.default_rng(0)
     flat = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    order = models.module_order(network, (8, 8, 3))
+    order = models.structure(network, (8, 8, 3)).order
     found = operator_names.network_names(in_torch(flat, order), shapes, order, "solver-model_1.pt")
     assert set(found) == set(flat)
     for name, value in flat.items():

@@ -86,7 +86,7 @@ def test_raw_weights_are_loaded_on_request(name):
 @pytest.mark.parametrize("name", TORCH)
 def test_module_names_go_to_pytorch_and_back(name):
     model, _ = published(name)
-    order = models.module_order(create_network(model.config), model.shape)
+    order = models.structure(create_network(model.config), model.shape).order
     stored = checkpoints.read(GOLDENS / f"{name}.pth")
     flat = names.flax_names(stored.raw, order)
     back = names.torch_names(flat, order)
