@@ -6,6 +6,7 @@
 `builders/` turns configs into objects, `modes/` holds what the command line runs; `main.py` and users call this file.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -19,9 +20,6 @@ from builders.own_model import as_k_diffusion
 from builders.parameters import check_mode
 from builders.processes import join, wait
 from builders.samplers import create_sampler
-from modes import compare, convert, evaluate, export, inspect, likelihood, masks, pairs, prepare, report, sweep, train
-from modes import encode as encode_mode
-from modes import sample as sample_mode
 from modes.request import Request
 
 __all__ = [
@@ -42,24 +40,35 @@ __all__ = [
     "to_pixels",
 ]
 
-MODES: dict[str, Callable[[Request], None]] = {
-    "sample": sample_mode.run,
-    "train": train.run,
-    "masks": masks.run,
-    "prepare": prepare.run,
-    "pairs": pairs.run,
-    "convert": convert.run,
-    "inspect": inspect.run,
-    "encode": encode_mode.run,
-    "export": export.run,
-    "evaluate": evaluate.run,
-    "likelihood": likelihood.run,
-    "compare": compare.run,
-    "report": report.run,
-    "sweep": sweep.run,
+
+def _mode(name: str) -> Callable[[Request], None]:
+    """`modes.<name>.run`, imported when it is called: a run pays for no mode but its own."""
+
+    def run(request: Request) -> None:
+        importlib.import_module(f"modes.{name}").run(request)
+
+    return run
+
+
+MODES = {
+    name: _mode(name)
+    for name in (
+        "sample",
+        "train",
+        "masks",
+        "prepare",
+        "pairs",
+        "convert",
+        "inspect",
+        "encode",
+        "export",
+        "evaluate",
+        "likelihood",
+        "compare",
+        "report",
+        "sweep",
+    )
 }
-
-
 SHARED = ("sample", "pairs", "train", "evaluate")  # modes whose work several processes share
 
 

@@ -165,8 +165,9 @@ def test_sampling_imports_nothing_heavy():
         "matplotlib",
         "grain",
         "scipy",
+        "optax",
     )
-    program = f"import sys, run_lib; print([name for name in {heavy!r} if name in sys.modules])"
+    program = f"import sys, run_lib, modes.sample; print([name for name in {heavy!r} if name in sys.modules])"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
