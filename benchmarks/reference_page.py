@@ -46,19 +46,13 @@ def create_page(root: Path = ROOT) -> str:
 
 def modes(root: Path) -> list[tuple[str, str]]:
     """Names of `run_lib.MODES` with the first line of the file behind each."""
-    tree = ast.parse((root / "run_lib.py").read_text())
-    aliases = {
-        name.asname or name.name: name.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module == "modes"
-        for name in node.names
-    }
-    table = next(node.value for node in tree.body if isinstance(node, ast.AnnAssign) and _name(node.target) == "MODES")
+    from run_lib import MODES
+
     found = []
-    for key, value in zip(table.keys, table.values, strict=True):  # type: ignore[union-attr]
-        about = ast.get_docstring(ast.parse((root / "modes" / f"{aliases[value.value.id]}.py").read_text())) or ""
+    for name in MODES:
+        about = ast.get_docstring(ast.parse((root / "modes" / f"{name}.py").read_text())) or ""
         line = " ".join(about.split("\n\n")[0].split())
-        found.append((f"`{key.value}`", line.partition(": ")[2] if line.startswith("--mode") else line))
+        found.append((f"`{name}`", line.partition(": ")[2] if line.startswith("--mode") else line))
     return sorted(found)
 
 

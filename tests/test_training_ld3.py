@@ -183,8 +183,8 @@ def test_general_coefficients_are_what_they_are_said_to_be(sde):
         eps.insert(0, (scale[k] * y - x0[0]) / told[k])
         y = x0[0] + s[k + 1] / s[k] * (y - x0[0])
         for j in range(k + 1):
-            y = y + 0.1 * (s[k + 1] - s[k]) * params["on_eps"][k, j] * eps[j]
-            y = y + 0.1 * (1 - s[k + 1] / s[k]) * params["on_x0"][k, j] * x0[j]
+            y = y + 0.1 / (k + 1) * (s[k + 1] - s[k]) * params["on_eps"][k, j] * eps[j]
+            y = y + 0.1 / (k + 1) * (1 - s[k + 1] / s[k]) * params["on_x0"][k, j] * x0[j]
     np.testing.assert_allclose(found, y, rtol=1e-9)
 
 
