@@ -173,8 +173,8 @@ def judge(
     each = []
     for start in range(0, len(noise), microbatch):
         places = np.minimum(np.arange(start, start + microbatch), len(noise) - 1)
-        found = run(problem.told(indices, places), params, spread(noise[places]))
-        each.append(np.asarray(_distances(distance, codec, found, spread(targets[places]))))
+        found = run(problem.told(indices, places), params, jnp.asarray(noise[places]))
+        each.append(np.asarray(_distances(distance, codec, found, jnp.asarray(targets[places]))))
     return np.concatenate(each)[: len(noise)]
 
 
@@ -278,7 +278,8 @@ def _gauss_newton(
     def residuals(params: Params) -> np.ndarray:
         parts = (places[start : start + settings.microbatch] for start in range(0, len(places), settings.microbatch))
         found = [
-            np.asarray(run(problem.told(pairs.indices, part), params, spread(pairs.noise[part]))) - pairs.targets[part]
+            np.asarray(run(problem.told(pairs.indices, part), params, jnp.asarray(pairs.noise[part])))
+            - pairs.targets[part]
             for part in parts
         ]
         return np.concatenate(found).ravel()
@@ -294,7 +295,7 @@ def _of_batch(problem: Problem, params: Params, pairs: Pairs, settings: Settings
     total, gradient = 0.0, jax.tree.map(jnp.zeros_like, params)
     for start in range(0, len(places), settings.microbatch):
         part = places[start : start + settings.microbatch]
-        noise, target = spread((pairs.noise[part], pairs.targets[part]))
+        noise, target = jnp.asarray(pairs.noise[part]), jnp.asarray(pairs.targets[part])
         told = problem.told(pairs.indices, part)
         each, found = losses_and_gradient(told, params, noise, target, jnp.asarray(part))
         total += float(each.sum())
