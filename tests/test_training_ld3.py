@@ -166,6 +166,20 @@ def test_before_learning_the_student_is_its_solver(method):
     np.testing.assert_allclose(ld3.solve(where, student, params, GAUSSIAN, y), wanted.y, rtol=1e-9, atol=1e-11)
 
 
+def test_weights_of_s4s_are_what_they_are_said_to_be():
+    """Each a share of what its row adds up to; those of a row together move as a tenth of a logit does."""
+    where, student, n = ld3.Space(SigmaTime(), 20.0, 0.05), ld3.Student("dpmpp", 2), 6
+    params = ld3.initial(where, student, n, "s4s")
+    plain = np.asarray(ld3.rows(where, student, params).predict)
+    weights = np.random.RandomState(0).randn(*params["weights"].shape)
+    found = ld3.rows(where, student, params | {"weights": jnp.asarray(weights)}).predict
+    for k in range(n):
+        for j in range(weights.shape[1]):
+            share = 0.1 / min(k + 1, weights.shape[1]) if j <= k else 0.0
+            wanted = plain[k, j] + share * plain[k].sum() * weights[k, j]
+            np.testing.assert_allclose(found[k, j], wanted, rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("sde", [SigmaTime(), VPSDE()], ids=["ve", "vp"])
 def test_general_coefficients_are_what_they_are_said_to_be(sde):
     """A step of GS written out: the solver plus its corrections in eps and x0, with network times of their own."""
