@@ -101,6 +101,18 @@ def frechet_interval(
     return interval._replace(low=max(interval.low, 0.0))
 
 
+def frechet_of_subsets(features: Features, reference: Moments, size: int) -> float:
+    """Mean distance to `reference` of consecutive subsets of `size` features [n, f]; a rest of fewer is left out.
+
+    For sets of different n beside one another: each is judged by as many, whose bias is the same. `size` may be less
+    than a covariance needs, since nothing but such a comparison is read from it. Raises ValueError for size > n.
+    """
+    if not 1 < size <= len(features):
+        raise ValueError(f"Subsets of {size} cannot be taken from {len(features)} features; choose from 2 up to these.")
+    starts = range(0, len(features) - size + 1, size)
+    return float(np.mean([_distance(moments(features[start : start + size]), reference) for start in starts]))
+
+
 def frechet_floor(reference: Moments, n: int) -> float:
     """What n perfect samples are expected to score against `reference`, to first order in 1/n, for Gaussian features.
 

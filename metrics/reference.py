@@ -43,8 +43,12 @@ def compute_reference(images: Images, name: str, block: int = 4) -> Reference:
         block=block,
         block_moments=frechet.moments(block_means(images, block)),
         radial_power=spectrum.radial_power(images).mean(axis=0),
-        mean_colour=sum(batch.sum(axis=0) for batch in unit_batches(images)).mean(axis=(0, 1)) / len(images),
+        mean_colour=_mean_colour(images),
     )
+
+
+def _mean_colour(images):
+    return sum(batch.sum(axis=0) for batch in unit_batches(images)).mean(axis=(0, 1)) / len(images)
 
 
 def save_reference(path: str | Path, reference: Reference) -> None:
@@ -111,21 +115,31 @@ def scores(images: Images, reference: Reference, replicates: int = 100, seed: in
 
     Raises ValueError for another image size than the reference's, or n too small for the covariance.
     """
-    shape = np.shape(images)[1:]
-    check_shape(shape, reference)
-    features, power = block_means(images, reference.block), spectrum.radial_power(images)
+    check_shape(np.shape(images)[1:], reference)
+    features = block_means(images, reference.block)
     block = frechet.frechet_interval(features, reference.block_moments, replicates, seed)
-    radial = spectrum.radial_power_interval(power, reference.radial_power, replicates, seed)
-    noise = spectrum.residual_noise_interval(power, reference.radial_power, shape[0] * shape[1], replicates, seed)
-    colour = np.mean(features.reshape(len(features), shape[2], -1), axis=(0, 2)) - reference.mean_colour
-    return {
-        "n": len(features),
-        "reference": reference.name,
-        "reference_n": reference.n,
+    return spectrum_scores(images, reference, replicates, seed) | {
         "block_frechet": block.value,
         "block_frechet_low": block.low,
         "block_frechet_high": block.high,
         "block_frechet_floor": frechet.frechet_floor(reference.block_moments, len(features)),
+    }
+
+
+def spectrum_scores(
+    images: Images, reference: Reference, replicates: int = 100, seed: int = 0
+) -> dict[str, float | int | str]:
+    """The part of `scores` that any n >= 2 allows: all its keys but block_frechet and those that belong to it."""
+    shape = np.shape(images)[1:]
+    check_shape(shape, reference)
+    power = spectrum.radial_power(images)
+    radial = spectrum.radial_power_interval(power, reference.radial_power, replicates, seed)
+    noise = spectrum.residual_noise_interval(power, reference.radial_power, shape[0] * shape[1], replicates, seed)
+    colour = _mean_colour(images) - reference.mean_colour
+    return {
+        "n": len(power),
+        "reference": reference.name,
+        "reference_n": reference.n,
         "radial_power_error": radial.value,
         "radial_power_error_low": radial.low,
         "radial_power_error_high": radial.high,

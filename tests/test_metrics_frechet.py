@@ -12,6 +12,7 @@ from metrics.frechet import (
     frechet_distance,
     frechet_floor,
     frechet_interval,
+    frechet_of_subsets,
     merge_moments,
     moments,
 )
@@ -122,6 +123,18 @@ def test_interval_has_the_width_of_the_sampling_error():
 def test_interval_of_a_distance_does_not_reach_below_zero():
     features = np.random.default_rng(6).normal(size=(20, 2))
     assert frechet_interval(features, Moments(np.zeros(2), np.eye(2), 10**6)).low == 0
+
+
+def test_subsets_are_judged_each_by_itself():
+    rng = np.random.default_rng(9)
+    features, reference = rng.normal(size=(25, 3)), Moments(np.zeros(3), np.eye(3), 100)
+    parts = [frechet_distance(moments(features[:10]), reference), frechet_distance(moments(features[10:20]), reference)]
+    np.testing.assert_allclose(frechet_of_subsets(features, reference, 10), np.mean(parts), rtol=1e-12)
+    # Two features span one direction: a covariance v v^T has the root v v^T / |v|, so the cross term is |v|.
+    pair = np.array([[0.0, 1, 2], [0, 3, 2]])
+    np.testing.assert_allclose(frechet_of_subsets(pair, reference, 2), (4 + 4) + 2 + 3 - 2 * np.sqrt(2), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"Subsets of 26 cannot be taken from 25 features"):
+        frechet_of_subsets(features, reference, 26)
 
 
 def test_too_few_images_for_the_covariance_are_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics import inputs
-from metrics.reference import compute_reference, load_reference, save_reference, scores
+from metrics.reference import compute_reference, load_reference, save_reference, scores, spectrum_scores
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
 REFERENCE = compute_reference(IMAGES, "noise", block=4)
@@ -55,6 +55,13 @@ def test_another_image_size_is_refused():
 def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="12 samples are too few for a covariance of 12 features"):
         scores(IMAGES[:12], REFERENCE)
+
+
+def test_spectrum_and_colour_are_told_of_few_samples_too():
+    few = spectrum_scores(IMAGES[:12], REFERENCE, replicates=5)
+    in_coarse_blocks = scores(IMAGES[:12], compute_reference(IMAGES, "noise", block=8), replicates=5)  # 3 features
+    rest = in_coarse_blocks.items() - few.items()
+    assert few.items() < in_coarse_blocks.items() and {name.split("_")[0] for name, _ in rest} == {"block"}
 
 
 def test_files_that_are_no_reference_are_refused(tmp_path):
