@@ -56,13 +56,11 @@ class Learned(NamedTuple):
     what: str
     preset: str = "adam"
     seed: int = 0
-    solver: str = "unipc"
 
     @property
     def label(self) -> str:
         """Of its row."""
-        own = "" if self.solver == Learned._field_defaults["solver"] else f"of {self.solver}"
-        return " ".join(filter(None, (self.what, own, self.preset)))
+        return " ".join(filter(None, (self.what, self.preset)))
 
 
 LEARNED = (
@@ -71,9 +69,7 @@ LEARNED = (
     *(Learned(calls, what, seed=1) for calls in (5, 10) for what in ("ld3", "gs", "s4s")),
     *(Learned(calls, what) for calls in (3, 8) for what in ("ld3", "gs", "s4s")),
     *(Learned(calls, "ld3", "paper") for calls in (10, 3, 8)),
-    *(Learned(calls, "ld3", "") for calls in (3, 5)),
-    Learned(10, "ld3", solver="plms4"),
-    Learned(5, "gs", ""),
+    *(Learned(calls, "ld3", "") for calls in (3, 5, 8, 10)),
 )
 
 
@@ -121,10 +117,9 @@ def best(folder: Path, calls: int, grid: str = "") -> dict[str, Any] | None:
     return min(chosen, key=lambda row: row["distance"]) if chosen else None
 
 
-def learning_config(run: Learned, start: str) -> Any:
+def learning_config(run: Learned) -> Any:
     config = run_lib.load_config_file(f"{_CONFIG.value}:{run.what}")
-    apply_overrides(config, {"sampling.num_steps": run.calls, "seed": run.seed})
-    config.ld3.update(start=start, solver=run.solver)
+    apply_overrides(config, {"sampling.num_steps": run.calls, "sampling.gits_images": 16, "seed": run.seed})
     if run.preset == "paper":
         config.ld3.update(preset="paper", radius=1.0, optimizer="adam")
     elif run.preset == "adam":
@@ -135,7 +130,7 @@ def learning_config(run: Learned, start: str) -> Any:
 
 def learn(model: run_lib.Model, folder: Path, run: Learned) -> tuple[Path, float]:
     """The schedule of one run of --mode=train, and the minutes it took without the teacher's."""
-    config = learning_config(run, scales_of(model, folder, "gits", run.calls))
+    config = learning_config(run)
     workdir = folder / f"{run.label.replace(' ', '_')}_{run.calls}_seed{run.seed}"
     pairs = folder / f"pairs_seed{run.seed}"
     builder.create_pairs(model, config, pairs)
@@ -240,7 +235,7 @@ def main(argv: list[str]) -> None:
             continue
         path, minutes = learn(model, folder, run)
         minutes = known()[key]["minutes"] if key in known() else minutes  # of the run that learned it
-        updates = 168 if run.preset == "paper" else learning_config(run, "edm").training.num_steps
+        updates = 168 if run.preset == "paper" else learning_config(run).training.num_steps
         facts = {"what": run.label, "calls": run.calls, "seed": run.seed}
         facts |= {"updates": updates, "minutes": round(minutes, 1)}
         edits = {"sampling.method": run.what, "sampling.num_steps": run.calls}

@@ -31,6 +31,7 @@ from training.ld3 import Params
 PRESETS = ("", "paper")
 OPTIMIZERS = ("adam", "gauss_newton")
 COMPARED = ("drawn", "image")
+AUTO = ("edm", "logsnr", "dmn", "gits")  # among which config.ld3.start="auto" chooses
 _OTHER_NOISE = 7919  # added to config.seed: pairs to learn from begin from other noise than the images one draws
 _BELOW = 0.5  # a learned grid may call the network at half of its least noise scale, no further
 
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     params: Params  # at which the student is the solver on the grid it begins from
     num_steps: int
     method: str  # key of ld3.LEARNED
+    start: str  # name of the grid it begins from
 
     @property
     def name(self) -> str:
@@ -60,7 +62,8 @@ def create_student(config: ConfigDict) -> ld3.Student:
 def create_task(model: Model, config: ConfigDict) -> Task:
     """The student of config.ld3 with sampling.num_steps steps, at the grid config.ld3.start.
 
-    Raises ValueError that names the key for what does not go together.
+    "auto" stands for the first of its grids until there are pairs to choose by (`begin`). Raises ValueError that names
+    the key for what does not go together.
     """
     own, n = config.ld3, config.sampling.num_steps
     if own.preset not in PRESETS:
@@ -91,19 +94,19 @@ def create_task(model: Model, config: ConfigDict) -> Task:
             "model alone. Leave the guidance out."
         )
     student = create_student(config)
-    s = first_grid(model, config)
     paper = own.preset == "paper"
+    start = AUTO[0] if own.start == "auto" else own.start
+    s = first_grid(model, config, start)
     to_zero = own.to_zero and not paper
     _, s_min = noise_range(_plain(config), model.sde)
     if paper:
         space = ld3.Space(model.sde, float(s[0]), s_min, own.spacing, False, own.share, "released")
-        params = ld3.initial(space, student, n, own.learn)  # even in lam or time, as published
+        start = "even"  # in lam or time, as published
     else:
         space = ld3.Space(model.sde, float(s[0]), _BELOW * s_min, own.spacing, to_zero, own.share, own.bound)
-        params = ld3.initial(space, student, n, own.learn, s)
+    params = _initial(space, student, n, own.learn, None if paper else s)
     if student.solver in multistep.SOLVERS:
         multistep.table(student.solver, ld3.grid(space, params), **student.settings())  # its order fits the steps
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     d = int(np.prod(model.shape))
     radius = own.radius * ld3.radius(model.shape, n)
     perceptual = own.loss == "lpips"
@@ -113,18 +116,41 @@ def create_task(model: Model, config: ConfigDict) -> Task:
     distance = load_perceptual(config.loss.weights, values) if perceptual else ld3.DISTANCES[own.loss]
     if not paper:  # the published loop, of two pairs at a time, keeps to one device
         codec, model = devices.whole(codec), dataclasses.replace(model, denoiser=devices.whole(model.denoiser))
-    objective = ld3.Objective(distance, prior_scale(model.sde, TimeGrid(s, s)), radius, codec=codec)
+    scales = np.full(2, space.s_max)
+    objective = ld3.Objective(distance, prior_scale(model.sde, TimeGrid(scales, scales)), radius, codec=codec)
     logging.info("LD3: %d numbers are learned from %d of each image.", _count(params), d)
     problem = ld3_learning.Problem(objective, space, student, model.denoiser, _of_images(model, config))
-    return Task(problem, params, n, own.learn)
+    return Task(problem, params, n, own.learn, "given" if "," in start else start)
 
 
-def first_grid(model: Model, config: ConfigDict) -> Table:
-    """The noise scales [N + 1] to begin from; the last one is a placeholder where the grid ends at 0.
+def begin(model: Model, config: ConfigDict, task: Task, pairs: ld3_learning.Pairs) -> Task:
+    """`task` where config.ld3.start says; with "auto" at that grid of `AUTO` which has the least loss on the pairs to
+    learn from. That costs their images on each, and the search of "gits"."""
+    if config.ld3.start != "auto" or config.ld3.preset == "paper":
+        return task
+    problem, tried, losses = task.problem, {}, {}
+    for start in AUTO:
+        s = first_grid(model, config, start)
+        tried[start] = _initial(problem.space, problem.student, task.num_steps, task.method, s)
+        seen = pairs.noise, pairs.targets, config.ld3.microbatch, pairs.indices
+        losses[start] = float(ld3_learning.judge(problem, tried[start], *seen).mean())
+    start = min(losses, key=lambda start: np.nan_to_num(losses[start], nan=np.inf))
+    said = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+    logging.info("%s begins from the grid %s (losses: %s).", task.name, start, said)
+    return task._replace(params=tried[start], start=start)
+
+
+def _initial(space: ld3.Space, student: ld3.Student, n: int, learn: str, s: Table | None) -> Params:
+    """float32, as they are learned; s [N + 1] is the grid, None the even one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), ld3.initial(space, student, n, learn, s))
+
+
+def first_grid(model: Model, config: ConfigDict, start: str) -> Table:
+    """The noise scales [N + 1] of the grid `start`; the last one is a placeholder where the grid ends at 0.
 
     A named grid has its N intervals above the least noise scale, so that no call is spent there from the start.
     """
-    start, n = config.ld3.start, config.sampling.num_steps
+    n = config.sampling.num_steps
     if start in time_grids.NOISE_GRIDS or start in time_grids.CLOCK_GRIDS:
         return time_grids.make(start, n, *noise_range(_plain(config), model.sde), model.sde, to_zero=False).s
     plain = _plain(config, method=config.ld3.solver, grid=start, num_steps=n)
@@ -275,16 +301,11 @@ def usual_grids(task: Task, model: Model, config: ConfigDict, learned_grid: Time
     found: dict[str, Table] = {"learned": learned_grid.s}
     if not np.array_equal(learned_grid.s, learned_grid.s_model):
         found["told to the network"] = learned_grid.s_model
-    found[f"begun from ({start_name(config)})"] = np.asarray(ld3.frozen(*task.problem[1:3], task.params)[0].s)
+    found[f"begun from ({task.start})"] = np.asarray(ld3.frozen(*task.problem[1:3], task.params)[0].s)
     for name in ("edm", "logsnr", "time_quadratic"):
         plain = _plain(config, method="ddim", grid=name, num_steps=task.num_steps)
         found[name] = create_grid(model, plain, model.denoiser).s
     return found
-
-
-def start_name(config: ConfigDict) -> str:
-    """config.ld3.start, or "given" for a list of noise scales."""
-    return "given" if "," in config.ld3.start else config.ld3.start
 
 
 def distances(

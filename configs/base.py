@@ -378,7 +378,7 @@ def _ld3() -> dict:
         "solver": "unipc",  # of the student, any multistep or one-step solver
         "order": 0,  # of that solver; 0 is its own default
         "variant": "",  # of that solver; "" is its own default
-        "start": "edm",  # grid to begin from, as sampling.grid, with "gits" and "dmn"
+        "start": "auto",  # grid to begin from, as sampling.grid, with "gits" and "dmn"; "auto": the best of four
         "spacing": "lam",  # equal parameters are even in "lam" = -log s, or in SDE "time"
         "bound": "spacing",  # of network times: a share of the smallest "spacing", or of each point's "own"
         "share": 0.5,  # of that spacing, at most 0.5

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.model.update(
         nf=32, num_res_blocks=2, fourier_scale=1.0, dropout=0.0, scaling="edm", scale_by_sigma=False, predicts="x0"
     )
-    config.ld3.update(num_train=48, num_valid=16, batch_size=16, start="gits", optimizer="gauss_newton", valid_every=1)
+    config.ld3.update(num_train=48, num_valid=16, batch_size=16, optimizer="gauss_newton", valid_every=1)
     config.data.holdout = 10
     config.eval.update(num_samples=16, batch_size=16)
     config.training.update(

@@ -80,7 +80,8 @@ def create_learning(model: Model, seconds: float, call: float, compiling: float)
     numbers, gits_images = 2 * (STEPS - 1), model.config.sampling.gits_images
     for train, valid, size, updates in EFFORTS:
         found_on = min(gits_images, train)  # trajectories, where the grid to begin from is searched for
-        searched = TEACHER_STEPS * found_on * each if own.start == "gits" else 0
+        searched = TEACHER_STEPS * found_on * each if own.start in ("gits", "auto") else 0
+        searched += len(ld3.AUTO) * train * calls if own.start == "auto" else 0
         an_update = calls * (size * (numbers + 2) + valid)  # the student, once more a number, and what came of it
         total = searched + (train + valid) * (0 if own.pairs else drawn) + updates * an_update + 3 * valid * calls
         takes = total * call + PROGRAMS * compiling

@@ -46,8 +46,10 @@ def learn(model: Model, config: ConfigDict, task: builder.Task, workdir: Path) -
     keep_plan(folder / f"state_{task.name}", settings | {"weights": model.weights_hash})
     logging.info("%s", plan(task, config))
     pairs, teacher = builder.create_pairs(model, config, workdir / "pairs")
+    task = builder.begin(model, config, task, pairs)
     path = folder / f"{task.name}.json"
-    facts = {key: config.ld3[key] for key in ("learn", "start", "loss", "preset", "num_train")} | {"seed": config.seed}
+    facts = {key: config.ld3[key] for key in ("learn", "loss", "preset", "num_train")}
+    facts |= {"start": task.start, "seed": config.seed}
 
     def keep(params: Params, loss: float, step: int) -> None:
         """The best so far, as a file that can be sampled at once."""
@@ -173,7 +175,7 @@ def _report(
     count = min(SHOWN, len(pairs.valid_noise))
     shown = {
         "teacher": pairs.valid_targets[:count],
-        f"{schedule.solver}, {task.num_steps} steps, {builder.start_name(config)} grid": images_before(count),
+        f"{schedule.solver}, {task.num_steps} steps, {task.start} grid": images_before(count),
         f"{task.name}": images_after(count),
     }
     rows = {name: to_pixels(model, images) for name, images in shown.items()}

@@ -255,13 +255,14 @@ def test_where_no_schedule_can_be_learned_the_reason_is_said_before_anything_is_
         compare.run(Request(config_of(), workdir, train="ld3"))
 
 
-@pytest.mark.parametrize(("minutes", "pairs", "updates"), [(600, 48, 8), (3, 32, 6), (2, 16, 6), (1.7, 8, 4)])
+@pytest.mark.parametrize(("minutes", "pairs", "updates"), [(600, 48, 8), (3.1, 32, 6), (2.1, 16, 6), (1.7, 8, 4)])
 def test_what_is_learned_follows_from_the_time(minutes, pairs, updates, quick):
     found = create_learning(run_lib.load(config_of()), 60 * minutes, 0.005, 8.0)
     assert (found.changes["ld3.num_train"], found.changes["training.num_steps"]) == (pairs, updates)
     assert found.seconds <= 30 * minutes
     if pairs == 48:  # teacher, eight updates (each number once more, and what came of it), three looks
         images = 64 * 79 + 8 * 5 * (16 * (1 + 8 + 1) + 16) + 3 * 5 * 16
+        images += 60 * 48 + 4 * 5 * 48  # the searched grid, and the four to begin from
         assert found.seconds == pytest.approx(0.005 * images + 4 * 8.0) and found.calls == 5
 
 

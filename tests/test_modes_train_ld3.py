@@ -27,6 +27,7 @@ def config_of(method="ld3", steps=3, **own):
     config.sampling.num_steps = steps
     config.training.num_steps = 6
     config.ld3.update(num_train=4, num_valid=2, microbatch=2, teacher_steps=8, valid_every=3, solver="dpmpp", order=2)
+    config.ld3.start = "edm"
     config.ld3.update(own)
     return config
 
@@ -183,11 +184,43 @@ def test_every_key_of_ld3_reaches_what_is_learned(task_of):
     assert objective.distance is ld3.huber and objective.prior_scale == pytest.approx(s_max)
     assert objective.radius == pytest.approx(2 * 0.001 * SIZE * SIZE * 3 / 3**2)
     # A named grid has all its steps above the least noise scale: none is spent there from the start.
-    begun = builder.first_grid(run_lib.load(config), config)
+    begun = builder.first_grid(run_lib.load(config), config, "logsnr")
     np.testing.assert_allclose(begun, np.geomspace(s_max, s_min, 4), rtol=1e-6)
     config.ld3.update(bound="spacing", to_zero=True)
     other = task_of(config).problem.space
     assert (other.bound, other.to_zero) == ("spacing", True)
+
+
+@pytest.mark.parametrize("nearest", builder.AUTO)
+def test_the_grid_to_begin_from_is_the_one_that_made_the_targets(nearest):
+    config = config_of(start="auto")
+    config.sampling.gits_images = 2
+    model = run_lib.load(config)
+    noise = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 3)).astype(np.float32)
+    made = config_of(start=nearest)
+    made.sampling.gits_images = 2
+    there = builder.create_task(model, made)
+    targets = np.asarray(ld3_learning.run(there.problem, there.params, noise))
+    # Those to be judged on are another grid's: they must not choose.
+    other = builder.create_task(model, config_of(start="time_uniform"))
+    unseen = np.asarray(ld3_learning.run(other.problem, other.params, noise))
+    pairs = ld3_learning.Pairs(noise, targets, noise, unseen)
+    begun = builder.begin(model, config, builder.create_task(model, config), pairs)
+    # At three steps the searched grid of this model may be one of the others, and is then as near.
+    np.testing.assert_allclose(begun.params["logits"], there.params["logits"], rtol=1e-6)
+    assert begun.start == nearest or {begun.start, nearest} == {"logsnr", "dmn"}
+    asked = builder.create_task(model, made)
+    assert builder.begin(model, made, asked, pairs) is asked
+
+
+def test_a_grid_without_a_finite_loss_is_not_begun_from(monkeypatch):
+    config = config_of(start="auto")
+    monkeypatch.setattr(builder, "AUTO", ("edm", "logsnr"))
+    monkeypatch.setattr(ld3_learning, "judge", lambda *_: losses.pop(0))
+    losses = [np.array([np.nan, 1.0]), np.array([2.0, 3.0])]
+    model, noise = run_lib.load(config), np.zeros((2, SIZE, SIZE, 3), np.float32)
+    pairs = ld3_learning.Pairs(noise, noise, noise, noise)
+    assert builder.begin(model, config, builder.create_task(model, config), pairs).start == "logsnr"
 
 
 def test_the_published_preset_keeps_to_the_published_space(task_of):
@@ -195,7 +228,11 @@ def test_the_published_preset_keeps_to_the_published_space(task_of):
     task, sde = task_of(config), run_lib.load(config).sde
     s_min = float(sde.noise_scale(np.float64(1e-5)))
     assert task.problem.space == ld3.Space(sde, 50.0, s_min, config.ld3.spacing, False, 0.5, "released")
-    assert task.problem.student.published_gradient
+    assert task.problem.student.published_gradient and task.start == "even"
+    assert not task.params["shifts"].any() and np.ptp(task.params["logits"]) == 0
+    config.ld3.start = "auto"
+    nothing = np.zeros((0, SIZE, SIZE, 3), np.float32)
+    assert builder.begin(run_lib.load(config), config, task, ld3_learning.Pairs(*[nothing] * 4)) is task
 
 
 def test_the_distance_that_is_told_is_the_root_mean_square_of_an_image_averaged(task_of, monkeypatch):
