@@ -14,7 +14,7 @@ from data import create_source
 from data.pipeline import load_images
 from metrics import nearest, spectrum
 from metrics.block_means import block_means
-from metrics.frechet import frechet_distance, moments
+from metrics.frechet import frechet_distance, frechet_of_subsets, moments
 from metrics.reference import Reference, compute_reference, save_reference, scores
 
 _DATA = flags.DEFINE_string("data", None, "Folder, zip or npz of images.", required=True)
@@ -25,11 +25,16 @@ _CHANNELS = flags.DEFINE_integer("channels", 3, "1 for grey, 3 for colour.")
 _BLOCK = flags.DEFINE_integer("block", 4, "Pixels a side of the blocks whose means are the features.")
 _HELD_OUT = flags.DEFINE_integer("held_out_every", 10, "Hold out every k-th image; 0 takes all as the reference.")
 
+SUBSET = 128  # images, of the subsets by which benchmarks.pds_table compares rows of any n
+
 
 def print_calibration(reference: Reference, training: np.ndarray, held_out: np.ndarray, draws: int = 50) -> None:
     """Scores of real photographs: the held-out ones, and as many drawn from the training split itself."""
     for key, value in scores(held_out, reference).items():
         print(f"held out  {key}: {value:.4g}" if isinstance(value, float) else f"held out  {key}: {value}")
+    if len(held_out) >= SUBSET:
+        found = frechet_of_subsets(block_means(held_out, reference.block), reference.block_moments, SUBSET)
+        print(f"held out  block_frechet of subsets of {SUBSET}: {found:.4g}")
     features = block_means(training, reference.block)
     power = spectrum.radial_power(training)
     rng = np.random.default_rng(0)
