@@ -32,6 +32,7 @@ _REFERENCE = flags.DEFINE_string(
     "reference", "demo/flowers32_reference.npz", "From benchmarks/reference_statistics.py."
 )
 _SPEED_UPS = flags.DEFINE_list("speed_ups", ["40", "20", "10", "5", "1"], "Speed-ups.")
+_METHODS = flags.DEFINE_list("methods", None, "Of METHODS, the ones to draw; others stay as they are. Default: all.")
 _N = flags.DEFINE_integer("n", 1000, "Images a row up to 200 network calls an image.")
 _N_SLOW = flags.DEFINE_integer(
     "n_slow", 128, "Images a row above that; also the size of the subsets that compare all rows."
@@ -41,6 +42,7 @@ _PAGE = flags.DEFINE_string("page", "", "Markdown page whose section pds_table i
 METHODS = {  # row name -> changes to config.sampling
     "vanilla": {"method": "pc"},
     "paper": {"method": "pds", "pds_mode": "paper"},
+    "paper_auto": {"method": "pds", "pds_mode": "paper", "alpha": "auto"},
     "marginal": {"method": "pds", "pds_mode": "marginal"},
     "corrector_only": {"method": "pds", "pds_mode": "corrector_only"},
 }
@@ -101,18 +103,19 @@ def main(argv: list[str]) -> None:
     model = run_lib.load(_CONFIG.value)
     photographs = reference.load_reference(_REFERENCE.value)
     for speed_up in map(float, _SPEED_UPS.value):
-        pictures = {}
-        for name, edit in METHODS.items():
-            calls = 2 * int(model.sde.num_scales / speed_up)
-            count = _N.value if calls <= 200 else _N_SLOW.value
-            kept = folder / f"{name}_{speed_up:g}.npz"
-            images, seconds = draw(model, edit | {"speed_up": speed_up}, count, kept)
-            pictures[f"{name}, {calls} calls"] = images[:8]
+        kept = {name: folder / f"{name}_{speed_up:g}.npz" for name in METHODS}
+        calls = 2 * int(model.sde.num_scales / speed_up)
+        count = _N.value if calls <= 200 else _N_SLOW.value
+        for name in _METHODS.value or METHODS:
+            images, seconds = draw(model, METHODS[name] | {"speed_up": speed_up}, count, kept[name])
             row = {"method": name, "speed_up": speed_up, "calls": calls, "seconds": round(seconds * count, 1)}
             row |= scores(images, photographs)
             row |= {"seed": model.config.seed, "checkpoint": model.weights_hash[:12], "command": " ".join(sys.argv[1:])}
             rows.append_row(folder / "rows.jsonl", row | {"machine": rows.machine()})
             logging.info("%s", row)
+        pictures = {
+            f"{name}, {calls} calls": np.load(path)["images"][:8] for name, path in kept.items() if path.exists()
+        }
         write_png(folder / f"speed_up_{speed_up:g}.png", comparison_grid(pictures, caption="equal noise, seed 0"))
     if _PAGE.value:
         rows.replace_section(_PAGE.value, "pds_table", rows.markdown_table(table(folder / "rows.jsonl"), COLUMNS))

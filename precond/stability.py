@@ -24,6 +24,7 @@ from precond.fourier import FourierPreconditioner, FrequencyPreconditioner, Spac
 from precond.skew import Skewed
 
 Mode = Literal["paper", "marginal", "corrector_only"]
+SMOOTHS = 0.95  # noise_ratio below which images visibly lose detail: on the demo 0.90 does (docs/results.md)
 
 
 @runtime_checkable
@@ -85,11 +86,19 @@ def growth(levels: Levels, mode: Mode, eigenvalue: float) -> float:
 
 
 def stability_warning(levels: Levels, mode: Mode, preconditioner: Preconditioner) -> str | None:
-    """A sentence to print before sampling if the predictor's errors grow level by level, else None."""
+    """A sentence to print before sampling if the predictor's errors grow level by level, or if paper mode takes away
+    so much noise that a network, which is told of more, smooths the images; else None."""
     eigenvalue = largest_eigenvalue(preconditioner)
-    if growth(levels, mode, eigenvalue) <= 1:
-        return None
     ratio, plain = noise_ratio(levels, mode, eigenvalue), noise_ratio(levels, mode, 1.0)
+    if growth(levels, mode, eigenvalue) <= 1:
+        if mode != "paper" or ratio >= SMOOTHS:
+            return None
+        return (
+            f"Smooths: with {len(levels.sigma)} levels filters this strong (largest eigenvalue {eigenvalue:.2f}) leave "
+            f"the weakest modes {ratio:.2f} of the noise that the network is told of (pds_mode paper): it takes "
+            "detail for noise. Raise --alpha (on VE levels --alpha=auto balances it), raise --speed_up, or set "
+            "--config.sampling.pds_mode=marginal."
+        )
     return (
         f"Unstable: {len(levels.sigma)} levels are too few for filters this strong (pds_mode {mode}, largest "
         f"eigenvalue {eigenvalue:.2f}); the noise of the weakest modes ends {ratio:.3g} times too large "

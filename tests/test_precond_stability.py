@@ -100,6 +100,17 @@ def test_the_warning_is_silent_at_published_settings_and_without_filters():
     assert stability.stability_warning(ve_levels(8, 50.0), "paper", Identity()) is None
 
 
+def test_paper_mode_warns_where_it_takes_away_noise_that_the_network_is_told_of():
+    levels = ve_levels(100, 50.0)  # the demo at a speed-up of 10, where its images lose their texture
+    assert stability.noise_ratio(levels, "paper", 1.25**2) == pytest.approx(0.90, abs=0.005)
+    warning = stability.stability_warning(levels, "paper", filters(1.25))
+    assert "with 100 levels" in warning and "0.90 of the noise" in warning and "--alpha=auto" in warning
+    balanced = stability.automatic_alpha(levels, "paper")
+    assert stability.stability_warning(levels, "paper", filters(balanced / (balanced - 1))) is None
+    for mode, count in (("marginal", 100), ("corrector_only", 100), ("paper", 50)):
+        assert stability.stability_warning(ve_levels(count, 50.0), mode, filters(1.25)) is None
+
+
 def test_marginal_mode_warns_only_beyond_its_own_wider_limit():
     levels = ve_levels(8, 50.0)
     q = 1 - (levels.sigma[1] / levels.sigma[0]) ** 2
