@@ -89,22 +89,22 @@ def stability_warning(levels: Levels, mode: Mode, preconditioner: Preconditioner
     """A sentence to print before sampling if the predictor's errors grow level by level, or if paper mode takes away
     so much noise that a network, which is told of more, smooths the images; else None."""
     eigenvalue = largest_eigenvalue(preconditioner)
-    ratio, plain = noise_ratio(levels, mode, eigenvalue), noise_ratio(levels, mode, 1.0)
-    if growth(levels, mode, eigenvalue) <= 1:
-        if mode != "paper" or ratio >= SMOOTHS:
-            return None
+    ratio = noise_ratio(levels, mode, eigenvalue)
+    if growth(levels, mode, eigenvalue) > 1:
+        return (
+            f"Unstable: {len(levels.sigma)} levels are too few for filters this strong (pds_mode {mode}, largest "
+            f"eigenvalue {eigenvalue:.2f}); the noise of the weakest modes ends {ratio:.3g} times too large "
+            f"({noise_ratio(levels, mode, 1.0):.3g} without filters). "
+            "Raise --alpha, lower --speed_up, or set --config.sampling.pds_mode=corrector_only."
+        )
+    if mode == "paper" and ratio < SMOOTHS:
         return (
             f"Smooths: with {len(levels.sigma)} levels filters this strong (largest eigenvalue {eigenvalue:.2f}) leave "
             f"the weakest modes {ratio:.2f} of the noise that the network is told of (pds_mode paper): it takes "
             "detail for noise. Raise --alpha (on VE levels --alpha=auto balances it), raise --speed_up, or set "
             "--config.sampling.pds_mode=marginal."
         )
-    return (
-        f"Unstable: {len(levels.sigma)} levels are too few for filters this strong (pds_mode {mode}, largest "
-        f"eigenvalue {eigenvalue:.2f}); the noise of the weakest modes ends {ratio:.3g} times too large "
-        f"({plain:.3g} without filters). "
-        "Raise --alpha, lower --speed_up, or set --config.sampling.pds_mode=corrector_only."
-    )
+    return None
 
 
 def largest_eigenvalue(preconditioner: Preconditioner) -> float:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import sde_lib
 from precond import stability
@@ -109,6 +110,10 @@ def test_paper_mode_warns_where_it_takes_away_noise_that_the_network_is_told_of(
     assert stability.stability_warning(levels, "paper", filters(balanced / (balanced - 1))) is None
     for mode, count in (("marginal", 100), ("corrector_only", 100), ("paper", 50)):
         assert stability.stability_warning(ve_levels(count, 50.0), mode, filters(1.25)) is None
+    for ratio, warns in ((0.94, True), (0.96, False)):
+        m = scipy.optimize.brentq(lambda m: stability.noise_ratio(levels, "paper", m**2) - ratio, 1.0, 1.25)  # noqa: B023
+        assert (stability.stability_warning(levels, "paper", filters(m)) is not None) == warns
+    assert stability.stability_warning(levels, "paper", Identity()) is None
 
 
 def test_marginal_mode_warns_only_beyond_its_own_wider_limit():
