@@ -86,8 +86,11 @@ def growth(levels: Levels, mode: Mode, eigenvalue: float) -> float:
 
 
 def stability_warning(levels: Levels, mode: Mode, preconditioner: Preconditioner) -> str | None:
-    """A sentence to print before sampling if the predictor's errors grow level by level, or if paper mode takes away
-    so much noise that a network, which is told of more, smooths the images; else None."""
+    """A sentence to print before sampling if the predictor's errors grow level by level, or if it takes away so much
+    noise that a network, which is told of more, smooths the images; else None.
+
+    Only paper mode smooths: where marginal mode is stable its ratio is lambda / (lambda - (1 + lambda)^2 q / 4) > 1.
+    """
     eigenvalue = largest_eigenvalue(preconditioner)
     ratio = noise_ratio(levels, mode, eigenvalue)
     if growth(levels, mode, eigenvalue) > 1:
@@ -97,10 +100,10 @@ def stability_warning(levels: Levels, mode: Mode, preconditioner: Preconditioner
             f"({noise_ratio(levels, mode, 1.0):.3g} without filters). "
             "Raise --alpha, lower --speed_up, or set --config.sampling.pds_mode=corrector_only."
         )
-    if mode == "paper" and ratio < SMOOTHS:
+    if ratio < SMOOTHS:
         return (
             f"Smooths: with {len(levels.sigma)} levels filters this strong (largest eigenvalue {eigenvalue:.2f}) leave "
-            f"the weakest modes {ratio:.2f} of the noise that the network is told of (pds_mode paper): it takes "
+            f"the weakest modes {ratio:.2f} of the noise that the network is told of (pds_mode {mode}): it takes "
             "detail for noise. Raise --alpha (on VE levels --alpha=auto balances it), raise --speed_up, or set "
             "--config.sampling.pds_mode=marginal."
         )

@@ -65,11 +65,13 @@ def test_many_levels_bring_paper_mode_to_its_biased_limit_and_marginal_mode_to_o
     np.testing.assert_allclose(stability.noise_ratio(levels, "marginal", m**2), 1, rtol=4e-3)
 
 
-def test_few_levels_bring_paper_mode_to_the_closed_form_in_q():
+def test_few_levels_bring_each_mode_to_its_closed_form_in_q():
     levels = ve_levels(66)
     q = 1 - (levels.sigma[1] / levels.sigma[0]) ** 2
     expected = 1.5 * q / (1 - q - (1 - 1.5 * q) ** 2)
     np.testing.assert_allclose(stability.noise_ratio(levels, "paper", 1.5), expected, rtol=1e-6)
+    expected = 1.5 / (1.5 - 2.5**2 * q / 4)  # above 1: marginal mode does not smooth
+    np.testing.assert_allclose(stability.noise_ratio(levels, "marginal", 1.5), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["paper", "marginal"])
