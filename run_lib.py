@@ -75,8 +75,8 @@ SHARED = ("sample", "pairs", "train", "evaluate")  # modes whose work several pr
 def run(mode: str, request: Request) -> None:
     """What `main.py` calls: JAX set up, then the mode; a user's mistake is one line, not a traceback."""
     config = request.config
-    configure_jax(config.precision if config is not None and "precision" in config else "float32")
     try:
+        configure_jax(config.precision if config is not None and "precision" in config else "float32")
         check_mode(config, mode)
         if request.cluster is not None:
             if mode not in SHARED:

@@ -63,6 +63,12 @@ def create_preconditioner(
     m = precond.create_preconditioner(masks.get("freq"), masks.get("space"), alpha)
     if sampling.skew and sampling.pds_mode == "paper":
         raise ValueError("The published updates have no skew term; choose --config.sampling.pds_mode=marginal with it.")
+    if bool(sampling.skew) != bool(sampling.omega):
+        logging.warning(
+            "config.sampling.skew=%r with config.sampling.omega=%g adds nothing: it needs a name and a strength.",
+            sampling.skew,
+            sampling.omega,
+        )
     return precond.create_skew(sampling.skew, m, sampling.omega, shape[0], shape[1])
 
 

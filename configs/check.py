@@ -1,12 +1,48 @@
 """Checks of a whole config that no single builder can make, before anything is compiled."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import base
+
+# There must be one at least of what these keys count; where 0 means something else, configs/base.py says what.
+COUNTS = (
+    "sampling.chunk",
+    "eval.batch_size",
+    "eval.inception_splits",
+    "eval.seed_ranges",
+    "pairs.shard_size",
+    "training.batch_size",
+    "training.log_every",
+    "training.sample_every",
+    "training.checkpoint_every",
+    "ld3.microbatch",
+    "ld3.valid_every",
+)
+
+
+def validate_numbers(config: ConfigDict) -> None:
+    """Raises ValueError for what no key can take: NaN, infinity where the default is finite, less than nothing of what
+    is counted in whole numbers. Ranges of single keys are checked where they are used."""
+    defaults = dict(_items(base.get_config().to_dict()))
+    for key, value in _items(config.to_dict()):
+        default, numbers = (_numbers(of) for of in (defaults.get(key), value))
+        infinite = any(map(math.isinf, numbers)) and not any(map(math.isinf, default))
+        if infinite or any(map(math.isnan, numbers)):
+            raise ValueError(f"config.{key}={value!r} is not finite; the key takes a number (docs/reference.md).")
+        least = 1 if key in COUNTS else 0
+        if isinstance(value, int) and value < least and not any(number < 0 for number in default):
+            raise ValueError(f"config.{key}={value} must be at least {least}.")
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers that a key holds: one, several, or none."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [number for number in values if isinstance(number, int | float)]
 
 
 def validate(config: ConfigDict) -> None:
@@ -15,6 +51,7 @@ def validate(config: ConfigDict) -> None:
     Names (of networks, solvers, modes) are checked where they meet their choices. A network of one's own
     (`config.model.factory`) is not judged.
     """
+    validate_numbers(config)
     if config.model.factory:
         return
     _check_image_size(config)
@@ -88,6 +125,7 @@ def _normalised_widths(config: ConfigDict) -> list[tuple[int, str]]:
 
 def validate_sampling(config: ConfigDict) -> None:
     """Raises ValueError when keys of config.sampling and config.guidance that are each right do not go together."""
+    validate_numbers(config)
     sampling, guidance = config.sampling, config.guidance
     langevin = sampling.method in ("pc", "pds")
     stochastic = sampling.method in ("edm", "restart", "sa")
@@ -129,7 +167,7 @@ def validate_sampling(config: ConfigDict) -> None:
 
 def unknown_key(arguments: Sequence[str]) -> str:
     """What to say of the first `--config.a.b` of a command line that is no key of a config; "" where all are."""
-    known = list(_keys(base.get_config().to_dict()))
+    known = [key for key, _ in _items(base.get_config().to_dict())]
     for word in arguments:
         key = word.partition("=")[0].lstrip("-").removeprefix("config.")
         if word.lstrip("-").startswith("config.") and key not in known:
@@ -139,8 +177,9 @@ def unknown_key(arguments: Sequence[str]) -> str:
     return ""
 
 
-def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _items(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Sections and keys, dotted, with what they hold."""
     for name, value in tree.items():
-        yield prefix + name
+        yield prefix + name, value
         if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
+            yield from _items(value, f"{prefix}{name}.")

@@ -86,6 +86,10 @@ def _check_version(path: Path, flag: str) -> None:
 
 
 def _load(path: Path, kind: Kind, flag: str) -> np.ndarray:
+    with path.open("rb") as file:
+        start = file.read(6)
+    if not start.startswith((b"\x93NUMPY", b"PK")):
+        raise ValueError(f"{flag} begins with {start!r}, as no .npy or .npz file does. Make one with --mode=masks.")
     try:
         loaded = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

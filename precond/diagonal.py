@@ -32,12 +32,14 @@ def even_part(mask: np.ndarray, source: str) -> np.ndarray:
 def diagonal(mask: np.ndarray, alpha: float, source: str) -> np.ndarray:
     """The diagonal alpha / (mask / max(mask) + alpha - 1), float64, of the mask's shape; at least 1 everywhere.
 
-    Raises ValueError if alpha < 1, or if alpha = 1 and the mask has zeros: M would not be invertible.
+    Raises ValueError if alpha < 1 or infinite, or if alpha = 1 and the mask has zeros: M would not be invertible.
     `source` names the mask there.
     """
     mask = np.asarray(mask, np.float64)
     if not alpha >= 1:
         raise ValueError(f"--alpha={alpha:g} must be at least 1 (published: 5); below it a filter can change sign.")
+    if np.isinf(alpha):
+        raise ValueError(f"--alpha={alpha:g} leaves nothing of {source}; --method=pc samples without one.")
     if alpha == 1 and mask.min() <= 0:
         raise ValueError(f"--alpha=1 divides by {source}, which has zeros; use a larger alpha, such as 1.1.")
     return alpha / (mask / mask.max() + (alpha - 1))

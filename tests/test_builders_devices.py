@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import models
+import run_lib
 from builders.devices import configure_jax
 from builders.model import create_network
 from configs import base
@@ -64,6 +65,10 @@ def test_bfloat16_is_inside_the_network_only_and_its_output_is_float32():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="config.precision='float16' is unknown; choose one of"):
         configure_jax("float16")
+    config = base.get_config()
+    config.precision = "float16"
+    with pytest.raises(SystemExit, match="ValueError: config.precision='float16'"):  # one line, no traceback
+        run_lib.run("sample", run_lib.Request(config, None))
 
 
 def test_small_programs_are_kept_too():

@@ -100,3 +100,14 @@ def test_what_the_published_program_ignores_is_refused_unless_asked_for(masks):
     config.sampling.update(published_quirks=False, skew="shift_x")
     with pytest.raises(ValueError, match="The published updates have no skew term"):
         create_sampler(model, config)
+
+
+@pytest.mark.parametrize("half", [{"skew": "shift_x"}, {"omega": 0.5}])
+def test_a_circulation_without_a_name_or_without_a_strength_is_said_to_do_nothing(half, caplog):
+    caplog.set_level("WARNING", logger="absl")
+    levels = create_levels(config_of(), sde_lib.VPSDE())
+    create_preconditioner(config_of(skew="shift_x", omega=0.5), SHAPE, levels)
+    create_preconditioner(config_of(), SHAPE, levels)
+    assert "adds nothing" not in caplog.text
+    create_preconditioner(config_of(**half), SHAPE, levels)
+    assert "adds nothing: it needs a name and a strength" in caplog.text

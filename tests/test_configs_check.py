@@ -95,3 +95,33 @@ def test_an_unknown_key_is_named_in_full_with_those_near_it(word, said):
     known = ["--config", "configs/ve/demo.py", "--config.sampling.churn.amount=3", "--config.seed=1", "--steps=3"]
     assert check.unknown_key(known) == ""
     assert check.unknown_key([*known, word]).startswith(f"--config.{said}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("sampling.chunk", 0, "must be at least 1"),
+        ("eval.batch_size", 0, "must be at least 1"),
+        ("training.log_every", 0, "must be at least 1"),
+        ("sampling.order", -1, "must be at least 0"),
+        ("seed", -3, "must be at least 0"),
+        ("sampling.snr", float("nan"), "is not finite"),
+        ("sampling.tau", float("inf"), "is not finite"),
+        ("sampling.restart", (0.03, float("nan"), 3, 2), "is not finite"),
+        ("guidance.interval", (0.0, float("nan")), "is not finite"),  # infinity is its default, NaN is nobody's
+    ],
+)
+def test_a_number_that_no_key_can_take_is_named(key, value, said):
+    edited = config()
+    edited.update_from_flattened_dict({key: value})
+    for validate in (check.validate, check.validate_sampling):
+        with pytest.raises(ValueError, match=rf"config\.{key}=.*{said}"):
+            validate(edited)
+
+
+def test_numbers_that_mean_something_special_are_taken():
+    edited = config()
+    allowed = {"sampling.churn.s_max": float("inf"), "data.null_class": -1, "sampling.num_steps": 0}
+    allowed |= {"guidance.interval": (0.0, float("inf")), "sampling.omega": -1.0, "training.microbatch": 0}
+    edited.update_from_flattened_dict(allowed)
+    check.validate_numbers(edited)

@@ -108,8 +108,12 @@ def test_numbers_no_mask_can_have_are_refused(tmp_path, masks, spoil, message):
 
 def test_a_file_that_is_no_array_or_leaves_a_choice_is_refused(tmp_path, masks):
     (tmp_path / "text.npy").write_text("hello")
-    with pytest.raises(ValueError, match="text.npy is not an array file"):
+    with pytest.raises(ValueError, match="text.npy begins with b'hello', as no .npy or .npz file does"):
         read_mask(str(tmp_path / "text.npy"), "freq", SHAPE)
+    whole = Path(save(tmp_path / "cut.npy", masks.freq)).read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match="cut.npy is not an array file"):
+        read_mask(str(tmp_path / "cut.npy"), "freq", SHAPE)
     np.savez(tmp_path / "two.npz", a=masks.freq, b=masks.freq)
     with pytest.raises(ValueError, match=r"holds arrays \['a', 'b'\]; name the one to use 'freq'"):
         read_mask(str(tmp_path / "two.npz"), "freq", SHAPE)

@@ -36,6 +36,11 @@ def test_alpha_below_one_is_refused(alpha):
         diagonal(np.array([0.0, 1.0]), alpha, "mask")
 
 
+def test_an_infinite_alpha_is_refused_with_the_name_of_the_sampler_that_it_means():
+    with pytest.raises(ValueError, match="--alpha=inf leaves nothing of f.npy; --method=pc"):
+        diagonal(np.array([0.0, 1.0]), float("inf"), "f.npy")
+
+
 def test_alpha_one_is_refused_where_a_mask_has_zeros():
     with pytest.raises(ValueError, match="--alpha=1 divides by f.npy, which has zeros"):
         diagonal(np.array([0.0, 1.0]), 1.0, "f.npy")
