@@ -23,6 +23,7 @@ COUNTS = (
     "ld3.microbatch",
     "ld3.valid_every",
 )
+ARCHITECTURE = ("model.", "classifier.", "latent.")  # as published, where -1 can mean what 0 means elsewhere
 
 
 def validate_numbers(config: ConfigDict) -> None:
@@ -35,7 +36,8 @@ def validate_numbers(config: ConfigDict) -> None:
         if infinite or any(map(math.isnan, numbers)):
             raise ValueError(f"config.{key}={value!r} is not finite; the key takes a number (docs/reference.md).")
         least = 1 if key in COUNTS else 0
-        if isinstance(value, int) and value < least and not any(number < 0 for number in default):
+        own_numbers = key.startswith(ARCHITECTURE) or any(number < 0 for number in default)
+        if isinstance(value, int) and value < least and not own_numbers:
             raise ValueError(f"config.{key}={value} must be at least {least}.")
 
 

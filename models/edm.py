@@ -7,7 +7,7 @@ x0 in [-1, 1]. The four of EDM's pickles cover the families: EDM's own, VP (DDPM
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class Coefficients(NamedTuple):
     c_noise: Any
 
 
+@runtime_checkable
 class Scaling(Protocol):
     """Coefficients at any noise scales (an array of NumPy or JAX), and the noise scales the network was made for."""
 

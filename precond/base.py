@@ -20,9 +20,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from array_types import Image, PerImage, Scalar
+from array_types import Image, PerImage, PerImageOrAll, Scalar
 
-Coefficient = float | Scalar | PerImage
+Coefficient = float | Scalar | PerImageOrAll
 
 
 def per_image(coefficient: Coefficient, like: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ import numpy as np
 from array_types import Image, Keys, Scalar
 from sampling import base, predictor_corrector
 from sampling.base import Sampler
-from sampling.operators import LinearOperator, pseudo_inverse
+from sampling.operators import LinearOperator, Observed, pseudo_inverse
 from sampling.predictor_corrector import PredictorCorrector
 from sde_lib import GaussianSDE, Levels
 
@@ -30,10 +30,10 @@ START = 2**20  # index of the noise that the observation begins with; updates ha
 
 
 class Observation(NamedTuple):
-    """observed = A x0, [b, h', w', c'] in the data range, or [1, ...] for all images."""
+    """observed = A x0, [b, i, j, k] in the data range, or [1, ...] for all images."""
 
     operator: LinearOperator
-    observed: Image
+    observed: Observed
 
 
 def put_back(observation: Observation, x: Image, alpha: Scalar, sigma: Scalar, z: Image) -> Image:

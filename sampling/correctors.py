@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from array_types import PerImage, Table
+from array_types import PerImage, PerImageOrAll, Scalar, Table
 from sde_lib import GaussianSDE, Levels
 
 STEP_NORMS = ("sample", "batch")
@@ -38,7 +38,7 @@ def ald(sde: GaussianSDE, levels: Levels, snr: float) -> Corrector:
 CORRECTORS: dict[str, Callable[[GaussianSDE, Levels, float], Corrector]] = {"langevin": langevin, "ald": ald}
 
 
-def step_size(relative: jax.Array, fixed: jax.Array, drift: PerImage, noise: PerImage, step_norm: str) -> PerImage:
+def step_size(relative: Scalar, fixed: Scalar, drift: PerImage, noise: PerImage, step_norm: str) -> PerImageOrAll:
     """eps for norms of drift and noise, each [b]; "batch" averages the norms over the batch, as published programs do.
 
     With "batch" an image depends on its batch mates: keep it for comparison with the published programs only.

@@ -17,7 +17,7 @@ flow C. A *guidance* is the gradient, a pytree with `__call__(y, s) -> [b, h, w,
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from sampling.denoising import Denoiser
 from sde_lib import GaussianSDE
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """grad_y log p(condition | y) at noise scale s (a scalar), [b, h, w, c]; a pytree.
 
@@ -97,7 +98,7 @@ def schedule(
     return Schedule(scale, low, high, clip, knots, factor)
 
 
-def limit(change: Image, bound: Scalar) -> Image:
+def limit(change: Image, bound: float | Scalar) -> Image:
     """Shrinks each image whose root mean square exceeds `bound`."""
     rms = jnp.sqrt(jnp.mean(change**2, axis=(1, 2, 3), keepdims=True))
     factor = jnp.minimum(1.0, bound / jnp.maximum(rms, jnp.finfo(change.dtype).tiny))
@@ -119,7 +120,7 @@ class Classifier:
     """
 
     log_prob: Callable[[Image, PerImage, Labels], PerImage]
-    labels: Labels
+    labels: Any
     sde: GaussianSDE
 
     network_calls: ClassVar[int] = 0

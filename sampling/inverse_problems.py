@@ -21,7 +21,7 @@ import numpy as np
 from array_types import Image, PerImage, Scalar
 from sampling.denoising import Denoiser
 from sampling.guidance import OnEstimate, estimate
-from sampling.operators import LinearOperator, positive, pseudo_inverse
+from sampling.operators import LinearOperator, Observed, positive, pseudo_inverse
 
 
 def _log1p(x: Any) -> Any:
@@ -33,7 +33,7 @@ class Direct(NamedTuple):
     """Given y = x0 + s n, the observation is N(A y, noise_std^2 I + s^2 A A^T) for every x0 a priori alike."""
 
     operator: LinearOperator
-    observed: Image  # [b, h', w', c'], or [1, ...] for all images
+    observed: Observed  # or [1, ...] for all images
     noise_std: Any = 0.0  # of the observation, in units of the data range
 
     def __call__(self, y: Image, s: Scalar) -> Image:
@@ -65,7 +65,7 @@ class Direct(NamedTuple):
 
     def curvature(self, s: Any) -> Any:
         """The largest eigenvalue of -Hessian log p at s > 0 (NumPy)."""
-        lam, noise_std = float(self.operator.largest), float(self.noise_std)
+        lam, noise_std = float(self.operator.largest()), float(self.noise_std)
         return lam / (lam * np.asarray(s) ** 2 + noise_std**2)
 
 
@@ -84,7 +84,7 @@ class PiGDM:
 
     denoiser: Denoiser
     operator: LinearOperator
-    observed: Image
+    observed: Any  # [b, i, j, k]
     noise_std: Any = 0.0
     data_std: Any = 1.0
     through_network: bool = True
@@ -129,14 +129,14 @@ class ResidualNorm(NamedTuple):
     """log p = -norm(observed - A x0) of each image."""
 
     operator: LinearOperator
-    observed: Image
+    observed: Observed
 
     def __call__(self, x0: Image, s: Scalar) -> PerImage:
         square = jnp.sum((self.observed - self.operator.apply(x0)) ** 2, axis=(1, 2, 3))
         return -jnp.sqrt(jnp.maximum(square, jnp.finfo(x0.dtype).tiny))  # so that the gradient at 0 is 0, not NaN
 
 
-def dps(denoiser: Denoiser, operator: LinearOperator, observed: Image) -> OnEstimate:
+def dps(denoiser: Denoiser, operator: LinearOperator, observed: Observed) -> OnEstimate:
     """Chung et al. (2023), "Diffusion posterior sampling for general noisy inverse problems": the gradient of
     -norm(observed - A x0(y)) through the network. The paper's step size zeta is the schedule's scale."""
     return OnEstimate(denoiser, ResidualNorm(operator, observed))
@@ -150,7 +150,7 @@ class Projection(NamedTuple):
     """
 
     operator: LinearOperator
-    observed: Image
+    observed: Observed
     noise: Image  # [b, h, w, c], standard normal
 
     def __call__(self, y: Image, s: Scalar) -> Image:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Scalar, Table
+from array_types import Image, PerImage, Scalar, Table
 from sampling import denoising, multistep, sde_solvers, single_step
 from sampling.base import Sampler, TimeGrid
 from sampling.denoising import Denoiser
@@ -32,7 +32,7 @@ class Consistency:
     denoiser: Denoiser
     s_min: float
 
-    def __call__(self, y: Image, s: Scalar) -> Image:
+    def __call__(self, y: Image, s: Scalar | PerImage) -> Image:
         s = jnp.maximum(s, self.s_min)
         kept = jnp.broadcast_to((self.s_min / s) ** 2, y.shape[:1])[:, None, None, None].astype(y.dtype)
         return kept * y + (1 - kept) * self.denoiser(y, s)

@@ -15,29 +15,32 @@ conditional flow, which knows A only through this protocol.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from array_types import Image, Mask
+
+Observed = Float[Array, "b i j k"]  # what an operator makes of images; the axes of an image, perhaps shorter ones
 
 # A function of the eigenvalues of A A^T, elementwise; some eigenvalues may be 0.
 Spectral = Callable[[Any], Any]
 
 
+@runtime_checkable
 class LinearOperator(Protocol):
-    """A, from images [b, h, w, c] to observations [b, h', w', c']; a pytree, so that it can be an operand of a step.
+    """A, from images [b, h, w, c] to observations [b, i, j, k]; a pytree, so that it can be an operand of a step.
 
     Laws: <apply(x), v> = <x, transpose(v)>, and gram(f, v) = f(A A^T) v, so gram(identity, v) = apply(transpose(v)).
     """
 
-    @property
     def largest(self) -> Any: ...  # the largest eigenvalue of A A^T
-    def apply(self, x: Image) -> Image: ...
-    def transpose(self, v: Image) -> Image: ...
-    def gram(self, f: Spectral, v: Image) -> Image: ...
+    def apply(self, x: Image) -> Observed: ...
+    def transpose(self, v: Observed) -> Image: ...
+    def gram(self, f: Spectral, v: Observed) -> Observed: ...
 
 
 class Inpainting(NamedTuple):
@@ -45,17 +48,16 @@ class Inpainting(NamedTuple):
 
     mask: Mask  # [h, w, 1] or [h, w, c]
 
-    @property
     def largest(self) -> Any:
         return np.max(np.asarray(self.mask)) ** 2
 
-    def apply(self, x: Image) -> Image:
+    def apply(self, x: Image) -> Observed:
         return self.mask[None] * x
 
-    def transpose(self, v: Image) -> Image:
+    def transpose(self, v: Observed) -> Image:
         return self.mask[None] * v
 
-    def gram(self, f: Spectral, v: Image) -> Image:
+    def gram(self, f: Spectral, v: Observed) -> Observed:
         return f(self.mask**2)[None] * v
 
 
@@ -66,21 +68,20 @@ class Grayscale:
 
     weights: tuple[float, ...]
 
-    @property
     def largest(self) -> float:
         return sum(weight**2 for weight in self.weights)
 
-    def _weights(self, like: Image) -> Image:
+    def _weights(self, like: jax.Array) -> jax.Array:
         return jnp.asarray(self.weights, like.dtype)[None, None, None]
 
-    def apply(self, x: Image) -> Image:
+    def apply(self, x: Image) -> Observed:
         return jnp.sum(self._weights(x) * x, axis=-1, keepdims=True)
 
-    def transpose(self, v: Image) -> Image:
+    def transpose(self, v: Observed) -> Image:
         return self._weights(v) * v
 
-    def gram(self, f: Spectral, v: Image) -> Image:
-        return f(jnp.asarray(self.largest, v.dtype)) * v
+    def gram(self, f: Spectral, v: Observed) -> Observed:
+        return f(jnp.asarray(self.largest(), v.dtype)) * v
 
 
 @jax.tree_util.register_static
@@ -90,21 +91,20 @@ class BlockMeans:
 
     factor: int
 
-    @property
     def largest(self) -> float:
         return self.factor**-2.0
 
-    def apply(self, x: Image) -> Image:
+    def apply(self, x: Image) -> Observed:
         b, h, w, c = x.shape
         k = self.factor
         return jnp.mean(x.reshape(b, h // k, k, w // k, k, c), axis=(2, 4))
 
-    def transpose(self, v: Image) -> Image:
+    def transpose(self, v: Observed) -> Image:
         repeated = jnp.repeat(jnp.repeat(v, self.factor, axis=1), self.factor, axis=2)
         return repeated / self.factor**2
 
-    def gram(self, f: Spectral, v: Image) -> Image:
-        return f(jnp.asarray(self.largest, v.dtype)) * v
+    def gram(self, f: Spectral, v: Observed) -> Observed:
+        return f(jnp.asarray(self.largest(), v.dtype)) * v
 
 
 def positive(eigenvalues: Any) -> Any:
@@ -112,7 +112,7 @@ def positive(eigenvalues: Any) -> Any:
     return jnp.where(eigenvalues > 0, eigenvalues, 1.0)
 
 
-def pseudo_inverse(operator: LinearOperator, v: Image) -> Image:
+def pseudo_inverse(operator: LinearOperator, v: Observed) -> Image:
     """A^+ v = A^T (A A^T)^+ v: the smallest image that A maps onto v (onto its observable part)."""
     return operator.transpose(operator.gram(lambda lam: jnp.where(lam > 0, 1 / positive(lam), 0.0), v))
 
@@ -120,7 +120,7 @@ def pseudo_inverse(operator: LinearOperator, v: Image) -> Image:
 TASKS = ("inpainting", "colorization", "super_resolution")
 
 
-def create(task: str, shape: tuple[int, int, int], mask: Mask | None = None, factor: int = 4) -> LinearOperator:
+def create(task: str, shape: tuple[int, int, int], mask: np.ndarray | None = None, factor: int = 4) -> LinearOperator:
     """The operator of a task for images of `shape` (h, w, c).
 
     Args:

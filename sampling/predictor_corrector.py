@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Keys, Scalar
+from array_types import Image, Index, Keys
 from precond.base import Identity, Preconditioner
 from sampling.base import Sampler
 from sampling.correctors import CORRECTORS, STEP_NORMS, Corrector, step_size
@@ -208,7 +208,7 @@ class Step:
     def __call__(self, operands: Operands, state: State, row: Rows) -> tuple[State, Any]:
         x = state.x
 
-        def draw(index: Scalar) -> Image:
+        def draw(index: Index) -> Image:
             return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), x.shape[1:], x.dtype))(
                 operands.keys
             )

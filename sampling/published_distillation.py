@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Table
+from array_types import OtherTable, Table
 from sampling import denoising, multistep, sde_solvers, single_step
 from sampling.base import Sampler, TimeGrid
 from sampling.denoising import Denoiser
 from sampling.sde_solvers import FoldedNoise, Operands
 
 
-def posterior_std(s: Table, alpha: Table, variance: str = "small") -> Table:
-    """Standard deviation of y_{k+1} given y_k and the image, for each step of the grid s [n + 1]: [n].
+def posterior_std(s: Table, alpha: Table, variance: str = "small") -> OtherTable:
+    """Standard deviation of y_{k+1} given y_k and the image, for each step of the grid s [n]: [m], m = n - 1.
 
     With r = s_{k+1}^2/s_k^2 the variance of x is "small", (1 - r) sigma_{k+1}^2, the posterior's own; "large",
     (1 - r) sigma_k^2; or "medium:f", the geometric mean of the two with weight f on the large one.
 
-    alpha: that of the process at s, [n + 1]. Raises ValueError for another name.
+    alpha: that of the process at s, [n]. Raises ValueError for another name.
     """
     found = re.fullmatch(r"small|large|medium:(0|1|0?\.\d+)", variance)
     if not found:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from array_types import Image, Keys, Scalar
+from array_types import Image, Index, Keys
 from sampling import denoising, multistep, single_step, time_grids
 from sampling.base import Sampler, Step, TimeGrid
 from sampling.coefficients import assemble, history_nodes, lagrange_integrals, rising_and_falling_orders
@@ -28,7 +28,7 @@ class FoldedNoise(NamedTuple):
 
     keys: Keys  # [b]
 
-    def __call__(self, step: Scalar, like: Image) -> Image:
+    def __call__(self, step: Index, like: Image) -> Image:
         def draw(key):
             return jax.random.normal(jax.random.fold_in(key, step + 1), like.shape[1:], like.dtype)
 
@@ -38,9 +38,9 @@ class FoldedNoise(NamedTuple):
 class PlayedNoise(NamedTuple):
     """Noise recorded elsewhere, [n, b, h, w, c]."""
 
-    recorded: Image
+    recorded: jax.Array
 
-    def __call__(self, step: Scalar, like: Image) -> Image:
+    def __call__(self, step: Index, like: Image) -> Image:
         return self.recorded[step].astype(like.dtype)
 
 

@@ -7,6 +7,7 @@ crops are fixed for a run, so that guidance stays a function of y and s and the 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ class TextPrompt:
     """
 
     embed_image: Callable[[Image], jax.Array]
-    text: jax.Array
+    text: Any
     crops: tuple[Crop, ...]
     resolution: int
 

@@ -19,15 +19,16 @@ end, so that N intervals to s_min and the step to 0 make N + 1 network calls.
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from array_types import Table
+from array_types import OtherTable, Table
 from sampling.base import TimeGrid
 from sampling.coefficients import history_nodes, lagrange_integrals, rising_and_falling_orders
 
 
+@runtime_checkable
 class Clock(Protocol):
     """The part of `sde_lib.GaussianSDE` that a grid in time needs."""
 
@@ -74,7 +75,7 @@ def edm_time(n: int, s_max: float, s_min: float, clock: Clock, rho: float = 7.0)
     return clock.noise_scale(edm(n, clock.time(s_max), clock.time(s_min), rho))
 
 
-def with_zero(s: Table) -> Table:
+def with_zero(s: Table) -> OtherTable:
     """Adds the step from the last noise scale to none at all."""
     return np.append(s, 0.0)
 
@@ -122,7 +123,7 @@ def respaced_indices(spec: str, levels: int) -> np.ndarray:
     return np.array(kept)
 
 
-def respaced(spec: str, ladder: Table) -> Table:
+def respaced(spec: str, ladder: Table) -> OtherTable:
     """The levels kept by `respaced_indices` in decreasing order, then 0: as many network calls as levels.
 
     ladder: ascending noise scales of the training levels (`ddpm_noise_scales`).
@@ -190,7 +191,7 @@ def solver_error_bound(s: Table, error: Callable[[Table], Table] = _pixel_error,
     n, lam = len(s) - 1, -np.log(s)
     factors = np.zeros((n, n))
     orders = rising_and_falling_orders(n, 3)
-    for k in np.unique(orders):
+    for k in np.unique(orders).tolist():
         steps = np.flatnonzero(orders == k)
         integrals = lagrange_integrals(history_nodes(lam, steps, k), lam[steps], lam[steps + 1], weight=np.exp)
         factors[steps[:, None], steps[:, None] - np.arange(k)] = integrals
@@ -260,7 +261,7 @@ def cheapest_path(costs: np.ndarray, n: int, growth: float = 1.15) -> np.ndarray
     return np.array([*path, m - 1])
 
 
-def gits(states: np.ndarray, x0: np.ndarray, s: Table, n: int, growth: float = 1.15) -> Table:
+def gits(states: np.ndarray, x0: np.ndarray, s: Table, n: int, growth: float = 1.15) -> OtherTable:
     """The n-step grid, among the teacher's noise scales, whose Euler jumps stay closest to the teacher.
 
     Chen et al. (2024), "On the trajectory regularity of ODE-based diffusion sampling" (GITS). Arguments as in
@@ -286,13 +287,13 @@ CLOCK_GRIDS: dict[str, Callable[..., Table]] = {
 }
 
 
-def make(name: str, num_steps: int, s_max: float, s_min: float, clock: Clock, to_zero: bool = True) -> TimeGrid:
+def make(name: str, num_steps: int, s_max: float, s_min: float, clock: Clock | None, to_zero: bool = True) -> TimeGrid:
     """The named grid for exactly `num_steps` network calls.
 
     Args:
       name: a key of `NOISE_GRIDS` or `CLOCK_GRIDS` (`config.sampling.grid`).
       s_max, s_min: noise scales of the prior and of the last network call (`to_zero`) or of the result (otherwise).
-      clock: the process, for grids in time.
+      clock: the process, for grids in time; None where the grid is another.
       to_zero: the last step ends at s = 0. A single step then goes there directly.
 
     Raises: ValueError for an unknown name, fewer than one step or an empty range.

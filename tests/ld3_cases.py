@@ -18,7 +18,7 @@ def golden(name):
 
 
 @dataclasses.dataclass(frozen=True)
-class SigmaTime:
+class SigmaTime(sde_lib.VESDE):
     """EDM's clock as the program has it: t = sigma."""
 
     def alpha(self, t):

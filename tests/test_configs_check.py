@@ -122,6 +122,7 @@ def test_a_number_that_no_key_can_take_is_named(key, value, said):
 def test_numbers_that_mean_something_special_are_taken():
     edited = config()
     allowed = {"sampling.churn.s_max": float("inf"), "data.null_class": -1, "sampling.num_steps": 0}
+    allowed |= {"model.num_head_channels": -1}  # ADM's word for its number of heads
     allowed |= {"guidance.interval": (0.0, float("inf")), "sampling.omega": -1.0, "training.microbatch": 0}
     edited.update_from_flattened_dict(allowed)
     check.validate_numbers(edited)

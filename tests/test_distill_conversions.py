@@ -50,7 +50,7 @@ def test_two_heads_are_combined_and_clipped_as_recorded(clip):
     alpha, sigma, z = wide(SEEN["alpha"]), wide(SEEN["sigma"]), SEEN["z"]
     x0, eps = sde_lib.x0_and_eps("both", SEEN["both_output"], z, alpha, sigma)
     if clip:
-        x0 = np.asarray(Thresholded(lambda y, s: x0, -1.0, 1.0)(z, 1.0))
+        x0 = np.asarray(Thresholded(lambda y, s: y, -1.0, 1.0)(jnp.asarray(x0)[..., None], jnp.ones(())))[..., 0]
         eps = sde_lib.x0_and_eps("x0", x0, z, alpha, sigma)[1]
     v = sde_lib.predict("v", x0, eps, alpha, sigma)
     for name, value in (("x", x0), ("eps", eps), ("v", v)):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -200,10 +201,10 @@ def test_the_grid_to_begin_from_is_the_one_that_made_the_targets(nearest):
     made = config_of(start=nearest)
     made.sampling.gits_images = 2
     there = builder.create_task(model, made)
-    targets = np.asarray(ld3_learning.run(there.problem, there.params, noise))
+    targets = np.asarray(ld3_learning.run(there.problem, there.params, jnp.asarray(noise)))
     # Those to be judged on are another grid's: they must not choose.
     other = builder.create_task(model, config_of(start="time_uniform"))
-    unseen = np.asarray(ld3_learning.run(other.problem, other.params, noise))
+    unseen = np.asarray(ld3_learning.run(other.problem, other.params, jnp.asarray(noise)))
     pairs = ld3_learning.Pairs(noise, targets, noise, unseen)
     begun = builder.begin(model, config, builder.create_task(model, config), pairs)
     # At three steps the searched grid of this model may be one of the others, and is then as near.

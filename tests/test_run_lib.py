@@ -304,7 +304,7 @@ def test_other_settings_in_the_same_folder_are_refused(draw, reference):
         ("sampling.predictor", "heun", r"config.sampling.predictor='heun' is unknown"),
         ("sampling.speed_up", 900.0, r"1 noise levels.*Lower --speed_up"),
         ("sampling.speed_up", 0.0, r"--speed_up=0 must be positive"),
-        ("sampling.microbatch", -1, r"config.sampling.microbatch=-1 must be at least 1"),
+        ("sampling.microbatch", -1, r"config.sampling.microbatch=-1 must be at least 0"),
         ("eval.num_samples", 0, r"--num_samples=0 must be at least 1"),
         ("sampling.freq_mask_path", "gone.npy", r"--freq_mask_path=gone.npy: no such file"),
     ],

@@ -74,7 +74,7 @@ def draw(*args, count=4, **settings):
 def test_the_image_explains_the_observation_exactly(process, task):
     operator = half_mask() if task == "inpainting" else operators.create(task, SHAPE, factor=2)
     truth, images, _ = draw(process, operator)
-    np.testing.assert_allclose(operator.apply(images), operator.apply(truth), atol=1e-6)
+    np.testing.assert_allclose(operator.apply(jnp.asarray(images)), operator.apply(truth), atol=1e-6)
     assert np.isfinite(images).all()
     assert np.abs(images - truth).mean() > 0.05  # the rest was drawn
 
@@ -105,7 +105,7 @@ def test_colours_are_coupled_as_in_the_rotated_space_of_the_published_program():
     coordinates = x @ basis
     coordinates = coordinates.at[..., 0].set(((0.7 * truth + 1.3 * z) @ basis)[..., 0])
     operator = operators.create("colorization", SHAPE)
-    ours = controllable.put_back(Observation(operator, operator.apply(truth)), x, 0.7, 1.3, z)
+    ours = controllable.put_back(Observation(operator, operator.apply(truth)), x, jnp.float32(0.7), jnp.float32(1.3), z)
     np.testing.assert_allclose(ours, coordinates @ basis.T, atol=1e-5)
 
 

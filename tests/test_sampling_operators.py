@@ -45,7 +45,7 @@ def test_largest_bounds_a_a_transposed_and_is_reached(operator):
     _, v = sides(operator)
     for _ in range(400):
         v = operator.apply(operator.transpose(v / jnp.sqrt(jnp.sum(v**2))))
-    np.testing.assert_allclose(jnp.sqrt(jnp.sum(v**2)), operator.largest, rtol=1e-3)
+    np.testing.assert_allclose(jnp.sqrt(jnp.sum(v**2)), operator.largest(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)

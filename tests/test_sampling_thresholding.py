@@ -14,7 +14,7 @@ X0 = jnp.asarray(3 * np.random.default_rng(0).standard_normal((2, 5, 5, 3)))
 def test_static_thresholding_clips_to_the_data_range():
     for centered, low in ((True, -1.0), (False, 0.0)):
         wrapped = thresholding.thresholded(lambda y, s: y, "static", centered)
-        np.testing.assert_array_equal(wrapped(X0, 1.0), np.clip(X0, low, 1.0))
+        np.testing.assert_array_equal(wrapped(X0, jnp.ones(())), np.clip(X0, low, 1.0))
 
 
 def test_dynamic_thresholding_divides_by_each_images_own_quantile():
@@ -27,8 +27,8 @@ def test_dynamic_thresholding_divides_by_each_images_own_quantile():
 
 
 def test_dynamic_thresholding_is_the_same_in_both_data_ranges():
-    centered = thresholding.thresholded(lambda y, s: y, "dynamic", True, 0.9)(X0, 1.0)
-    unit = thresholding.thresholded(lambda y, s: y, "dynamic", False, 0.9)((X0 + 1) / 2, 1.0)
+    centered = thresholding.thresholded(lambda y, s: y, "dynamic", True, 0.9)(X0, jnp.ones(()))
+    unit = thresholding.thresholded(lambda y, s: y, "dynamic", False, 0.9)((X0 + 1) / 2, jnp.ones(()))
     np.testing.assert_allclose(unit, (centered + 1) / 2, rtol=1e-12)
 
 

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ LossFn = Callable[[Any, dict[str, jax.Array], Keys], PerImage]
 LOG_FILE = "train_log.jsonl"
 
 
+@runtime_checkable
 class BatchSource(Protocol):
     """Batch number `step`, a function of nothing else (`data.pipeline.Batches`)."""
 
