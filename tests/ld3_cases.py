@@ -32,11 +32,11 @@ class SigmaTime(sde_lib.VESDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentTime:
+class LatentTime(sde_lib.VESDE):
     """The discrete clock of latent models: log alpha piecewise linear through 1000 levels at t = k/1000."""
 
-    first: float
-    last: float
+    first: float = 0.0015
+    last: float = 0.0195
 
     def _table(self):
         betas = np.linspace(self.first**0.5, self.last**0.5, 1000) ** 2
@@ -58,7 +58,7 @@ class LatentTime:
 CLOCKS = {
     "ve_edm": (SigmaTime(), 80.0, 0.002),
     "vp_linear": (sde_lib.VPSDE(), 1.0, 1e-3),
-    "vp_discrete_ldm": (LatentTime(0.0015, 0.0195), 1.0, 1e-3),
+    "vp_discrete_ldm": (LatentTime(), 1.0, 1e-3),
 }
 
 

@@ -37,7 +37,7 @@ LAYERS = {
 SIDEWAYS = {("reports", "metrics")}
 
 # Imported inside the function that needs them: large, or absent on some platforms.
-HEAVY = {"matplotlib", "tensorflow_datasets", "grain", "orbax", "tensorstore", "imageio", "tensorboardX", "lmdb"}
+HEAVY = {"matplotlib", "tensorflow_datasets", "grain", "orbax", "tensorstore", "tensorboardX", "lmdb"}
 # Never imported by the toolkit itself: it reads their files without them.
 FOREIGN = {"torch", "torchvision", "diffusers", "tensorflow"}
 # Where an import name is not the name of the distribution.

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Keys, PerImage, Table
+from array_types import Image, Keys, PerImage, Scalar, Table
 from data.pipeline import to_model_range
 from models.denoiser import Denoiser
 from sampling import denoising, single_step
@@ -169,8 +169,8 @@ class FromImages:
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "shape"))
 def _paths(
-    num_classes: int, shape: tuple[int, int, int], teacher: Denoiser, prior_scale: float, rows: Any, keys: Keys
-) -> tuple[Image, dict[str, jax.Array]]:
+    num_classes: int, shape: tuple[int, int, int], teacher: Denoiser, prior_scale: Scalar, rows: Any, keys: Keys
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """States of Heun's path at every point of the grid, [n + 1, b, h, w, c]."""
     key_z, key_c = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in (0, 1))
     given = {}
@@ -232,7 +232,7 @@ class FromPaths:
 
 
 @jax.jit
-def _pairs(states: jax.Array, s: Table, r: Table, later: np.ndarray, given: dict) -> tuple[dict, jax.Array]:
+def _pairs(states: jax.Array, s: jax.Array, r: jax.Array, later: jax.Array, given: dict) -> tuple[dict, jax.Array]:
     count = states.shape[1]
 
     def flat(part: jax.Array) -> jax.Array:

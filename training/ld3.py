@@ -314,7 +314,7 @@ class Objective(NamedTuple):
     codec: Any = None
 
 
-def start(objective: Objective, params: Params, noise: Image, position: jax.Array | None) -> Image:
+def start(objective: Objective, params: Params, noise: Image, position: jax.Array | int | None) -> Image:
     """y at the start of the grid, from noise that may have moved within its ball (see `loss`)."""
     if objective.radius and position is not None and "latents" in params:
         moved = params["latents"][position] * (objective.radius / np.sqrt(np.prod(noise.shape[1:])))

@@ -134,7 +134,7 @@ def run(problem: Problem, params: Params, noise: Image) -> Image:
 
 
 def losses_and_gradient(
-    problem: Problem, params: Params, noise: Image, target: Image, position: jax.Array
+    problem: Problem, params: Params, noise: Image, target: Image, position: jax.Array | int
 ) -> tuple[PerImage, Params]:
     """`ld3.loss` of each pair [b], and the gradient of their sum. 2 N NFE, N of them with a gradient."""
     objective, space, student, denoiser = problem[:4]

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Keys, PerImage, Table
+from array_types import Image, Keys, PerImage, Scalar, Table
 from data.pipeline import to_model_range
 from models.denoiser import Denoiser
 from sampling import denoising
@@ -78,7 +78,7 @@ class Stage(NamedTuple):
         return self.grid[:: self.factor]
 
     @property
-    def paths(self) -> Table:
+    def paths(self) -> np.ndarray:
         """The teacher's noise scales within each step of the student, [num_steps, factor + 1]."""
         first = np.arange(self.num_steps)[:, None] * self.factor
         return self.grid[first + np.arange(self.factor + 1)[None]]
@@ -104,7 +104,7 @@ def stages(grid: Table, end_steps: int, factor: int = 2) -> list[Stage]:
 # --- The target ---
 
 
-def implied_weights(s: Table) -> Table:
+def implied_weights(s: np.ndarray | jax.Array) -> np.ndarray:
     """w_k of the module's equation for noise scales s [..., K + 1] that decrease, the last perhaps 0: [..., K] float64.
 
     w_1 of three noise scales is the paper's coefficient c.
@@ -288,7 +288,7 @@ def _from_paths(
     conditions: Conditions,
     shape: tuple[int, int, int],
     teacher: Denoiser,
-    prior_scale: float,
+    prior_scale: Scalar,
     s: jax.Array,
     weights: jax.Array,
     keys: Keys,
