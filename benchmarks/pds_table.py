@@ -11,6 +11,7 @@ Seconds are n times the median over blocks, so that a burst of other work does n
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ _N = flags.DEFINE_integer("n", 1000, "Images a row up to 200 network calls an im
 _N_SLOW = flags.DEFINE_integer(
     "n_slow", 128, "Images a row above that; also the size of the subsets that compare all rows."
 )
-_PAGE = flags.DEFINE_string("page", "", "Markdown page whose section pds_table is rewritten, such as docs/results.md.")
+_PAGE = flags.DEFINE_string(
+    "page", "", "Markdown page whose section pds_table is rewritten, such as docs/results.md; rows not in W stay."
+)
 
 METHODS = {  # row name -> changes to config.sampling
     "vanilla": {"method": "pc"},
@@ -89,9 +92,9 @@ def scores(images: np.ndarray, photographs: reference.Reference) -> dict[str, An
     return row | {"block_frechet_subsets": subsets, "subset": _N_SLOW.value}
 
 
-def table(path: Path) -> list[rows.Row]:
-    """The newest row of each method and speed-up: fastest samplers first, vanilla before the others."""
-    newest = {(row["method"], row["speed_up"]): row for row in rows.read_rows(path)}
+def table(known: Sequence[rows.Row]) -> list[rows.Row]:
+    """The last row of each method and speed-up: fastest samplers first, vanilla before the others."""
+    newest = {(row["method"], row["speed_up"]): row for row in known}
     return sorted(newest.values(), key=lambda row: (-row["speed_up"], list(METHODS).index(row["method"])))
 
 
@@ -118,7 +121,8 @@ def main(argv: list[str]) -> None:
         }
         write_png(folder / f"speed_up_{speed_up:g}.png", comparison_grid(pictures, caption="equal noise, seed 0"))
     if _PAGE.value:
-        rows.replace_section(_PAGE.value, "pds_table", rows.markdown_table(table(folder / "rows.jsonl"), COLUMNS))
+        known = rows.read_table(_PAGE.value, "pds_table", COLUMNS) + rows.read_rows(folder / "rows.jsonl")
+        rows.replace_section(_PAGE.value, "pds_table", rows.markdown_table(table(known), COLUMNS))
 
 
 if __name__ == "__main__":

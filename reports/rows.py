@@ -87,17 +87,50 @@ def markdown_table(rows: Sequence[Row], columns: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_table(path: str | Path, name: str, columns: Mapping[str, str]) -> list[Row]:
+    """The rows of the `markdown_table` of these columns in section `name` of a page, as far as four digits tell them.
+
+    Empty cells are left out; an empty section has no rows. Raises as `replace_section`, and ValueError where the
+    headings are others.
+    """
+    heads, _, *lines = [_cells(line) for line in _section(path, name).splitlines()[1:-1]] or [
+        list(columns.values())
+    ] * 2
+    if heads != list(columns.values()):
+        raise ValueError(f"{path}: the table in section {name} has columns {heads}, not {list(columns.values())}.")
+    return [{key: _value(cell) for key, cell in zip(columns, line, strict=True) if cell} for line in lines]
+
+
 def replace_section(path: str | Path, name: str, text: str) -> None:
     """Puts `text` between `<!-- name -->` and `<!-- /name -->` in a page, so that a script renews its own table only.
 
     Raises FileNotFoundError or ValueError when the page or the two markers are not there.
     """
-    page = Path(path).read_text()
+    old = _section(path, name)
+    start, end = old.splitlines()[0], old.splitlines()[-1]
+    write_text(path, Path(path).read_text().replace(old, f"{start}\n{text.strip()}\n{end}"))
+
+
+def _section(path: str | Path, name: str) -> str:
+    """The text of a section of a page, with the two lines that mark it."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-    if len(pattern.findall(page)) != 1:
+    found = re.findall(re.escape(start) + ".*?" + re.escape(end), Path(path).read_text(), re.DOTALL)
+    if len(found) != 1:
         raise ValueError(f"{path} needs exactly one pair of lines {start} and {end} around the text to renew.")
-    write_text(path, pattern.sub(lambda _: f"{start}\n{text.strip()}\n{end}", page))
+    return found[0]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def _value(cell: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell
 
 
 def _cell(value: Any) -> str:

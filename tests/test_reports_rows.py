@@ -5,7 +5,16 @@ import csv
 import numpy as np
 import pytest
 
-from reports.rows import REQUIRED, append_row, machine, markdown_table, read_rows, replace_section, write_csv
+from reports.rows import (
+    REQUIRED,
+    append_row,
+    machine,
+    markdown_table,
+    read_rows,
+    read_table,
+    replace_section,
+    write_csv,
+)
 
 ROW = {"machine": "2 CPU cores", "n": 16, "seed": 0, "checkpoint": "a.pth", "command": "python main.py"}
 
@@ -56,6 +65,19 @@ def test_a_script_renews_its_own_section_only(tmp_path):
     )
     with pytest.raises(ValueError, match="exactly one pair of lines <!-- dsno --> and <!-- /dsno -->"):
         replace_section(page, "dsno", "")
+
+
+def test_a_table_is_read_back_from_its_section(tmp_path):
+    page, columns = tmp_path / "results.md", {"method": "method", "fid": "distance", "n": "n"}
+    page.write_text("prose\n<!-- pds -->\n<!-- /pds -->\n")
+    assert read_table(page, "pds", columns) == []
+    rows = [{"method": "a|b", "fid": 0.123456, "n": 1000}, {"method": "c", "fid": None, "n": 16}]
+    replace_section(page, "pds", markdown_table(rows, columns))
+    found = read_table(page, "pds", columns)
+    assert found == [{"method": "a|b", "fid": 0.1235, "n": 1000}, {"method": "c", "n": 16}]
+    assert markdown_table(found, columns) == markdown_table(rows, columns)
+    with pytest.raises(ValueError, match=r"section pds has columns \['method', 'distance', 'n'\], not \['method'"):
+        read_table(page, "pds", columns | {"fid": "block Frechet"})
 
 
 def test_the_machine_is_described_without_its_name():
