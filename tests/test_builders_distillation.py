@@ -93,8 +93,15 @@ def test_consistency_knows_its_process_its_range_and_its_settings():
         assert (pairs.batch_size, pairs.seed, pairs.num_classes, len(pairs.grid)) == (12, 5, 3, 5)
 
 
+class NoImages:
+    """A source that is handed on and never asked."""
+
+    def batch(self, step):
+        raise NotImplementedError
+
+
 def test_a_teacher_steps_between_points_of_images_only_if_it_is_asked_to():
-    model, images = model_of(VE), object()
+    model, images = model_of(VE), NoImages()
     settings = builder.consistency_settings(model.config, model)
     found = [builder.create_pairs(model.config, settings, model, images)]
     model.config.consistency.teacher_step = True
