@@ -300,7 +300,7 @@ def test_the_default_preset_ends_below_the_published_test_loss(run, solver, orde
     import optax
 
     law, shape = (mixture("B"), (2, 1, 1)) if run == "B" else (mixture(), (3, 8, 8))
-    noise, targets, test_noise, test_targets = pairs(run, 100, 512, shape, law)
+    noise, targets, test_noise, test_targets = map(jnp.asarray, pairs(run, 100, 512, shape, law))
     where, student = space("ve_edm"), ld3.Student(solver, order, variant)
     loss = functools.partial(ld3.loss, ld3.Objective(ld3.l2, 80.0), where, student, law)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(0.05, 300)))
