@@ -94,6 +94,7 @@ def test_of_several_configs_that_fit_a_file_the_right_one_comes_first(monkeypatc
     tensors, _ = safetensors_file.load(Path(shipped(demo.get_config().checkpoint)))
     save_file(tensors, tmp_path / "bare.safetensors")
     inspect.run(run_lib.Request(None, None, str(tmp_path / "bare.safetensors")))
-    lines = capsys.readouterr().out.strip().split("\n")
-    assert lines[-2].endswith("configs/ve/demo.py") and float(lines[-2].split()[0]) < 0.7
-    assert lines[-1].endswith("configs/wrong.py") and float(lines[-1].split()[0]) > 1.5
+    first, second, _, command = capsys.readouterr().out.strip().split("\n")[-4:]
+    assert first.endswith("configs/ve/demo.py") and float(first.split()[0]) < 0.7
+    assert second.endswith("configs/wrong.py") and float(second.split()[0]) > 1.5
+    assert command.startswith("python main.py --config configs/ve/demo.py --checkpoint ")
