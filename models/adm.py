@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from array_types import Image, PerImage
+from array_types import Image, Labels, Maps, NoiseLabels, OtherChannels, OtherMaps, OtherSize, Vectors
 from models.layers import GroupNorm, attend_heads, timestep_embedding
 from models.resample import naive_downsample, naive_upsample
 from models.temporal import create_mixing
@@ -29,7 +29,7 @@ def norm(name: str) -> GroupNorm:
     return GroupNorm(32, 1e-5, name=name)
 
 
-def join_enlarged(x: Image, low_res: Image) -> Image:
+def join_enlarged(x: Image, low_res: OtherSize) -> OtherChannels:
     """x [b, h, w, c] with the small images, enlarged bilinearly between pixel centres, behind its channels."""
     enlarged = jax.image.resize(low_res, x.shape, "bilinear").astype(x.dtype)
     return jnp.concatenate([x, enlarged], axis=-1)
@@ -46,7 +46,7 @@ class ResBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors, train: bool = False) -> OtherMaps:
         h = nn.silu(norm("in_layers_0")(x))
         if self.up or self.down:
             resample = naive_upsample if self.up else naive_downsample
@@ -74,7 +74,7 @@ class AttentionBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         b, height, width, c = x.shape
         h = norm("norm")(x).reshape(b, height * width, c)
         order = "new" if self.new_order else "legacy"
@@ -90,7 +90,7 @@ class Downsample(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherSize:
         return conv(x.shape[-1], 3, "op", self.dtype, stride=2)(x) if self.with_conv else naive_downsample(x)
 
 
@@ -101,7 +101,7 @@ class Upsample(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherSize:
         x = naive_upsample(x)
         return conv(x.shape[-1], 3, "conv", self.dtype)(x) if self.with_conv else x
 
@@ -148,16 +148,16 @@ class Encoder(nn.Module):
             )
         return AttentionBlock(heads, self.use_new_attention_order, self.dtype, name=name)
 
-    def _mix_times(self, name: str, h: jax.Array) -> jax.Array:
+    def _mix_times(self, name: str, h: Maps) -> Maps:
         layer = create_mixing(self.mixing, self.num_times, self.modes)
         return h if layer is None else layer.copy(name=f"{name}_time")(h)
 
-    def _embed(self, labels: PerImage, dtype: Any) -> jax.Array:
+    def _embed(self, labels: NoiseLabels, dtype: Any) -> Vectors:
         """Noise levels [b] -> [b, 4 nf]."""
         features = timestep_embedding(labels, self.nf).astype(jnp.promote_types(dtype, jnp.float32))
         return nn.Dense(4 * self.nf, name="time_embed_2")(nn.silu(nn.Dense(4 * self.nf, name="time_embed_0")(features)))
 
-    def _encode(self, x: Image, embedding: jax.Array, train: bool) -> tuple[jax.Array, list[jax.Array]]:
+    def _encode(self, x: Maps, embedding: Vectors, train: bool) -> tuple[OtherMaps, list[OtherMaps]]:
         """The features behind the middle, and those behind every input block."""
         widths = self._widths()
         h = x if self.dtype is None else x.astype(self.dtype)
@@ -203,11 +203,11 @@ class ADM(Encoder):
     def __call__(
         self,
         x: Image,
-        labels: PerImage,
-        classes: jax.Array | None = None,
-        low_res: Image | None = None,
+        labels: NoiseLabels,
+        classes: Labels | None = None,
+        low_res: OtherSize | None = None,
         train: bool = False,
-    ) -> Image:
+    ) -> OtherChannels:
         channels = x.shape[-1]
         embedding = self._embed(labels, x.dtype)
         if self.num_classes:
@@ -232,7 +232,7 @@ class ADM(Encoder):
         h = nn.silu(norm("out_0")(h.astype(x.dtype)))
         return conv(channels * (2 if self.learn_sigma else 1), 3, "out_2", zero=True)(h)
 
-    def _classes(self, x: Image, classes: jax.Array | None) -> jax.Array:
+    def _classes(self, x: Image, classes: Labels | None) -> Labels:
         if classes is None and self.is_initializing():
             return jnp.zeros(len(x), jnp.int32)
         if classes is None:
@@ -242,7 +242,7 @@ class ADM(Encoder):
             )
         return classes
 
-    def _beside(self, x: Image, low_res: Image | None) -> Image:
+    def _beside(self, x: Image, low_res: OtherSize | None) -> OtherChannels:
         if not self.super_resolution:
             return x
         if low_res is None and not self.is_initializing():

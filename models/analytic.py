@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image
+from array_types import Image, PerImage
 from sde_lib import GaussianSDE
 
 
@@ -50,7 +50,7 @@ class Analytic:
 
     sde: GaussianSDE
 
-    def __call__(self, params: Mixture, x: Image, t: jax.Array) -> Image:
+    def __call__(self, params: Mixture, x: Image, t: PerImage) -> Image:
         shape = x.shape[1:3]
         y = x / self.sde.alpha(t)[:, None, None, None]
         s = self.sde.noise_scale(t)[:, None, None, None]

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from array_types import Image
+from array_types import Image, Maps, OtherChannels, OtherMaps
 from models.layers import GroupNorm
 from models.resample import naive_upsample
 from models.unet2d import ACTIVATIONS, Attention, ResnetBlock2D
@@ -42,19 +42,19 @@ class _Half(nn.Module):
     def _attention(self, name: str) -> Attention:
         return Attention(1, self.norm_num_groups, EPSILON, dtype=self.dtype, name=name)
 
-    def _level(self, name: str, h: jax.Array, width: int, attends: bool) -> jax.Array:
+    def _level(self, name: str, h: Maps, width: int, attends: bool) -> OtherChannels:
         for i in range(self.layers):
             h = self._block(f"{name}_resnets_{i}", width)(h)
             h = self._attention(f"{name}_attentions_{i}")(h) if attends else h
         return h
 
-    def _middle(self, h: jax.Array) -> jax.Array:
+    def _middle(self, h: Maps) -> Maps:
         width = h.shape[-1]
         h = self._block("mid_block_resnets_0", width)(h)
         h = self._attention("mid_block_attentions_0")(h) if self.mid_attention else h
         return self._block("mid_block_resnets_1", width)(h)
 
-    def _head(self, h: jax.Array, dtype: Any) -> jax.Array:
+    def _head(self, h: Maps, dtype: Any) -> OtherChannels:
         h = nn.silu(GroupNorm(self.norm_num_groups, EPSILON, name="conv_norm_out")(h)).astype(dtype)
         return nn.Conv(self.out_channels, (3, 3), name="conv_out")(h)
 
@@ -63,7 +63,7 @@ class Encoder(_Half):
     """[b, h, w, c] -> [b, h/f, w/f, out_channels]."""
 
     @nn.compact
-    def __call__(self, x: Image) -> jax.Array:
+    def __call__(self, x: Image) -> OtherMaps:
         h = nn.Conv(self.block_out_channels[0], (3, 3), dtype=self.dtype, name="conv_in")(x)
         for level, (width, attends) in enumerate(zip(self.block_out_channels, self.attention, strict=True)):
             name = f"down_blocks_{level}"
@@ -79,7 +79,7 @@ class Decoder(_Half):
     """[b, h/f, w/f, c] -> [b, h, w, out_channels]."""
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> Image:
+    def __call__(self, z: Maps) -> OtherMaps:
         widths = tuple(reversed(self.block_out_channels))
         h = nn.Conv(widths[0], (3, 3), dtype=self.dtype, name="conv_in")(z)
         h = self._middle(h)
@@ -153,7 +153,7 @@ class AutoencoderKL(_Autoencoder):
         if self.post_quant_conv:
             self.post_quant = nn.Conv(self.channels, (1, 1), name="post_quant_conv")
 
-    def encode(self, x: Image) -> jax.Array:
+    def encode(self, x: Image) -> OtherMaps:
         """Images [b, h, w, 3] in [-1, 1] -> moments [b, h/f, w/f, 2c]: the mean, and log variance clipped to
         [-30, 20]."""
         moments = self.encoder(x)
@@ -161,7 +161,7 @@ class AutoencoderKL(_Autoencoder):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return jnp.concatenate([mean, jnp.clip(logvar, -30, 20)], axis=-1)
 
-    def decode(self, z: jax.Array) -> Image:
+    def decode(self, z: Maps) -> OtherMaps:
         """Latents [b, h/f, w/f, c] -> images [b, h, w, 3], about [-1, 1]."""
         return self.decoder(self.post_quant(z) if self.post_quant_conv else z)
 
@@ -183,11 +183,11 @@ class VQModel(_Autoencoder):
         self.post_quant_conv = nn.Conv(self.channels, (1, 1))
         self.quantize_embedding = nn.Embed(self.num_vq_embeddings, width)
 
-    def encode(self, x: Image) -> jax.Array:
+    def encode(self, x: Image) -> OtherMaps:
         """Images [b, h, w, 3] in [-1, 1] -> latents [b, h/f, w/f, vq_embed_dim], not quantised."""
         return self.quant_conv(self.encoder(x))
 
-    def quantise(self, z: jax.Array) -> jax.Array:
+    def quantise(self, z: Maps) -> Maps:
         """The entries of the codebook nearest to z [b, h, w, d]; gradients pass as if it were z itself."""
         codebook = self.quantize_embedding.embedding.astype(z.dtype)
         lengths = jnp.square(codebook).sum(axis=1)
@@ -197,7 +197,7 @@ class VQModel(_Autoencoder):
 
         return z + jax.lax.stop_gradient(codebook[jax.lax.map(nearest, z)] - z)
 
-    def decode(self, z: jax.Array, quantise: bool = True) -> Image:
+    def decode(self, z: Maps, quantise: bool = True) -> OtherMaps:
         """Latents [b, h/f, w/f, vq_embed_dim] -> images [b, h, w, 3], about [-1, 1]."""
         return self.decoder(self.post_quant_conv(self.quantise(z) if quantise else z))
 
@@ -206,7 +206,7 @@ class VQModel(_Autoencoder):
         return self.decode(self.encode(x))
 
 
-def sample_moments(moments: jax.Array, noise: jax.Array) -> jax.Array:
+def sample_moments(moments: OtherChannels, noise: Maps) -> Maps:
     """A latent [b, h, w, c] of the Gaussians with these moments [b, h, w, 2c], moved by standard noise [b, h, w, c]."""
     mean, logvar = jnp.split(moments, 2, axis=-1)
     return mean + jnp.exp(0.5 * logvar) * noise

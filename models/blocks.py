@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 import numpy as np
 
+from array_types import Maps, OtherChannels, OtherMaps, OtherSize, Vectors
 from models import resample
 from models.layers import NIN, GroupNorm, activation, attend, conv1x1, conv3x3, dense, groups_of
 
@@ -26,7 +27,7 @@ class ResnetBlockBigGANpp(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array | None, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors | None, train: bool = False) -> OtherMaps:
         act = activation(self.act)
         h = act(GroupNorm(groups_of(x.shape[-1]))(x))
         if self.up or self.down:
@@ -41,13 +42,13 @@ class ResnetBlockBigGANpp(nn.Module):
             x = conv1x1(self.features, dtype=self.dtype)(x)
         return (x + h) * float(np.sqrt(0.5)) if self.skip_rescale else x + h
 
-    def _resample(self, x: jax.Array) -> jax.Array:
+    def _resample(self, x: Maps) -> OtherSize:
         if self.up:
             return resample.fir_upsample(x, self.fir_kernel) if self.fir else resample.naive_upsample(x)
         return resample.fir_downsample(x, self.fir_kernel) if self.fir else resample.naive_downsample(x)
 
 
-def _ddpm_residual(block: Any, x: jax.Array, embedding: jax.Array | None, groups, train: bool) -> jax.Array:
+def _ddpm_residual(block: Any, x: Maps, embedding: Vectors | None, groups, train: bool) -> OtherChannels:
     """The body that DDPM++'s and DDPM's residual blocks share; `groups` gives the number of groups for a width."""
     act = activation(block.act)
     h = act(GroupNorm(groups(x.shape[-1]))(x))
@@ -73,7 +74,7 @@ class ResnetBlockDDPMpp(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array | None, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors | None, train: bool = False) -> OtherChannels:
         return _ddpm_residual(self, x, embedding, groups_of, train)
 
 
@@ -88,11 +89,11 @@ class ResnetBlockDDPM(nn.Module):
     skip_rescale: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array | None, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors | None, train: bool = False) -> OtherChannels:
         return _ddpm_residual(self, x, embedding, lambda _: 32, train)
 
 
-def _attention(block: Any, x: jax.Array, groups: int, skip_rescale: bool) -> jax.Array:
+def _attention(block: Any, x: Maps, groups: int, skip_rescale: bool) -> Maps:
     c = x.shape[-1]
     h = GroupNorm(groups)(x)
     q, k, v = (NIN(c, dtype=block.dtype)(h) for _ in range(3))
@@ -108,7 +109,7 @@ class AttnBlockpp(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         return _attention(self, x, groups_of(x.shape[-1]), self.skip_rescale)
 
 
@@ -119,7 +120,7 @@ class AttnBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         return _attention(self, x, 32, False)
 
 
@@ -130,8 +131,8 @@ class Combine(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, pyramid: jax.Array, h: jax.Array) -> jax.Array:
+    def __call__(self, pyramid: OtherChannels, h: Maps) -> OtherChannels:
         projected = conv1x1(h.shape[-1], dtype=self.dtype)(pyramid)
         if self.method == "cat":
-            return jax.numpy.concatenate([projected, h], axis=-1)
+            return jnp.concatenate([projected, h], axis=-1)
         return projected + h

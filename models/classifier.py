@@ -9,10 +9,9 @@ num_head_channels=32, num_classes=10)`.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from array_types import Image, PerImage
+from array_types import Image, Maps, PerImage, Vectors
 from models.adm import Encoder, conv, norm
 from models.layers import attend_heads
 
@@ -30,7 +29,7 @@ class AttentionPool(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Vectors:
         b, height, width, c = x.shape
         tokens = x.reshape(b, height * width, c)
         tokens = jnp.concatenate([tokens.mean(1, keepdims=True), tokens], axis=1)
@@ -58,7 +57,7 @@ class EncoderUNet(Encoder):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Image, labels: PerImage, train: bool = False) -> jax.Array:
+    def __call__(self, x: Image, labels: PerImage, train: bool = False) -> Vectors:
         h, blocks = self._encode(x, self._embed(labels, x.dtype), train)
         dtype = x.dtype
         if self.pool == "attention":

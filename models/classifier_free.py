@@ -13,13 +13,16 @@ sampler, stochastic or not, sees a denoiser like any other.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
-from array_types import Image, PerImage
+from array_types import Image, OtherChannels, PerImage
 from models.denoiser import Denoiser
 
+EachOne = Bool[Array, "b"]
 _SLACK = 1e-4  # relative, of the ends of an interval: noise scales pass through SDE time in float32
 
 
@@ -41,24 +44,24 @@ class ClassifierFree(Denoiser):
       limited: whether there is an outside.
     """
 
-    null: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
-    scale: jax.Array | float = 1.0
-    interval: tuple[jax.Array | float, jax.Array | float] = (0.0, float("inf"))
+    null: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scale: Any = 1.0  # a number, or one an image [b]
+    interval: Any = (0.0, float("inf"))  # two numbers
     limited: bool = False
 
-    def acts(self, t: PerImage) -> jax.Array:
+    def acts(self, t: PerImage) -> EachOne:
         """Whether guidance acts at SDE times t, [b]."""
         s, (low, high) = self.sde.noise_scale(t), self.interval
         return (s >= low * (1 - _SLACK)) & (s <= high * (1 + _SLACK))
 
-    def output_at(self, x: Image, t: PerImage) -> Image:
+    def output_at(self, x: Image, t: PerImage) -> OtherChannels:
         if not self.limited:
             return self._guided(x, t, jnp.broadcast_to(jnp.asarray(self.scale, x.dtype), t.shape))
         acts = self.acts(t)
         scale = jnp.where(acts, jnp.asarray(self.scale, x.dtype), 1)
         return jax.lax.cond(acts.any(), lambda: self._guided(x, t, scale), lambda: Denoiser.output_at(self, x, t))
 
-    def _guided(self, x: Image, t: PerImage, scale: PerImage) -> Image:
+    def _guided(self, x: Image, t: PerImage, scale: PerImage) -> OtherChannels:
         """The law above with one scale an image."""
         null = {**self.conditions, **self.null}
         both = {name: jnp.concatenate([null[name], value]) for name, value in self.conditions.items()}

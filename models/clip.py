@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
-from array_types import Image
+from array_types import Context, Image, Labels, Tokens, Vectors
 from models.layers import attend_positions
 
+TokenNumbers = Int[Array, "b n"]
 # Of the images that CLIP was trained on, in [0, 1]: an image x goes in as (x - mean)/std.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -36,11 +38,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"quick_gelu": quick_
 class CLIPOutput(NamedTuple):
     """What an encoder says of a text or an image."""
 
-    hidden: jax.Array  # [b, n, width]; of a text behind its last normalisation
-    pooled: jax.Array  # [b, width]: one vector for the whole
-    projected: (
-        jax.Array | None
-    )  # [b, projection_dim]: the vector that texts and images share; None without a projection
+    hidden: Tokens  # [b, n, width]; of a text behind its last normalisation
+    pooled: Vectors  # [b, width]: one vector for the whole
+    projected: Vectors | None  # [b, projection_dim]: what texts and images share; None without a projection
 
 
 class EncoderLayer(nn.Module):
@@ -53,7 +53,7 @@ class EncoderLayer(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Tokens) -> Tokens:
         b, n, c = x.shape
         h = nn.LayerNorm(1e-5, dtype=self.dtype, name="layer_norm1")(x)
         q, k, v = (
@@ -88,14 +88,14 @@ class _Transformer(nn.Module):
             )
         super().__post_init__()
 
-    def _layers(self, x: jax.Array, causal: bool) -> jax.Array:
+    def _layers(self, x: Tokens, causal: bool) -> Tokens:
         x = x if self.dtype is None else x.astype(self.dtype)
         for i in range(self.num_layers):
             name = f"encoder_layers_{i}"
             x = EncoderLayer(self.num_heads, self.mlp_width, self.act, causal, self.dtype, name=name)(x)
         return x
 
-    def _project(self, name: str, pooled: jax.Array) -> jax.Array | None:
+    def _project(self, name: str, pooled: Vectors) -> Vectors | None:
         return nn.Dense(self.projection_dim, use_bias=False, name=name)(pooled) if self.projection_dim else None
 
 
@@ -110,7 +110,7 @@ class CLIPText(_Transformer):
     eos_token_id: int = 49407
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> CLIPOutput:
+    def __call__(self, tokens: TokenNumbers) -> CLIPOutput:
         n = tokens.shape[1]
         if n > self.max_tokens:
             raise ValueError(f"A text of {n} tokens; this encoder reads {self.max_tokens}. Cut it.")
@@ -159,5 +159,5 @@ class ClassEmbedder(nn.Module):
     width: int = 512
 
     @nn.compact
-    def __call__(self, classes: jax.Array) -> jax.Array:
+    def __call__(self, classes: Labels) -> Context:
         return nn.Embed(self.num_classes, self.width, name="embedding")(classes)[:, None]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from array_types import Image, Maps, NoiseLabels
 from models import layers
 from models.blocks import AttnBlock, ResnetBlockDDPM
 from models.layers import Downsample, GroupNorm, Upsample, conv3x3, dense
@@ -30,7 +30,7 @@ class DDPM(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Image, labels: NoiseLabels, train: bool = False) -> Image:
         act = layers.activation(self.nonlinearity)
         embedding = None
         if self.conditional:
@@ -41,7 +41,7 @@ class DDPM(nn.Module):
         def block(features: int) -> nn.Module:
             return ResnetBlockDDPM(features, self.nonlinearity, self.dropout, dtype=self.dtype)
 
-        def attend_here(h: jax.Array) -> jax.Array:
+        def attend_here(h: Maps) -> Maps:
             return AttnBlock(dtype=self.dtype)(h) if h.shape[1] in self.attn_resolutions else h
 
         x = x if self.centered else 2 * x - 1

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sde_lib
-from array_types import Image
+from array_types import Image, NoiseLabels, OtherChannels, PerImage, Scalar
 from sde_lib import GaussianSDE
 
 TOLD = ("sigma", "log_sigma", "t", "999t", "level", "fractional_level", "index")
@@ -58,26 +58,26 @@ class Denoiser:
     """
 
     params: Any
-    network: Callable[[Any, Image, jax.Array], Image]
+    network: Callable[..., OtherChannels]
     sde: GaussianSDE
     predicts: str = "score"
     told: str = "sigma"
-    conditions: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def given(self, **conditions: jax.Array) -> "Denoiser":
         """The same denoiser with these conditions beside those it has: `denoiser.given(classes=jnp.array([3, 7]))`."""
         return dataclasses.replace(self, conditions={**self.conditions, **conditions})
 
-    def output(self, x: Image, labels: jax.Array) -> Image:
+    def output(self, x: Image, labels: NoiseLabels) -> OtherChannels:
         """What the network says of x [b, h, w, c] under labels [b], without its learned variance; 1 network call."""
         channels = x.shape[-1] * (2 if self.predicts == "both" else 1)
         return self.network(self.params, x, labels, **self.conditions)[..., :channels]
 
-    def output_at(self, x: Image, t: jax.Array) -> Image:
+    def output_at(self, x: Image, t: PerImage) -> OtherChannels:
         """`output` at SDE times t [b]."""
         return self.output(x, self.labels(t))
 
-    def labels(self, t: jax.Array) -> jax.Array:
+    def labels(self, t: PerImage) -> NoiseLabels:
         """What the network is told at SDE times t [b]."""
         levels = self.sde.num_scales - 1
         if self.told == "sigma":
@@ -96,7 +96,7 @@ class Denoiser:
             return self.sde.index(t)
         raise ValueError(f"told={self.told!r} is unknown; choose one of {TOLD}.")
 
-    def std(self, t: jax.Array) -> jax.Array:
+    def std(self, t: PerImage) -> PerImage:
         """Marginal std at t [b] as the model was trained: discrete VP models have their chain's own table."""
         if self.told == "fractional_level":
             # The level below, as published; 1e-3 beyond the rounding of t in float32 (2e-4 at 2000 levels).
@@ -104,11 +104,11 @@ class Denoiser:
             return jnp.asarray(level_table(self.sde), t.dtype)[level]
         return self.sde.sigma(t)
 
-    def signal(self, t: jax.Array) -> jax.Array:
+    def signal(self, t: PerImage) -> PerImage:
         """Factor of the image in x at t [b], as the model was trained: beside `std`."""
         return jnp.sqrt(1 - self.std(t) ** 2) if self.told == "fractional_level" else self.sde.alpha(t)
 
-    def score(self, x: Image, t: jax.Array) -> Image:
+    def score(self, x: Image, t: PerImage) -> Image:
         """grad log p_t(x) for x [b, h, w, c] at SDE times t [b]; 1 network call."""
         output = self.output_at(x, t)
         if self.predicts == "score":
@@ -119,7 +119,7 @@ class Denoiser:
         _, eps = sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)
         return -eps / sigma
 
-    def denoise(self, y: Image, s: jax.Array) -> Image:
+    def denoise(self, y: Image, s: PerImage | Scalar | float) -> Image:
         """E[x0 | y] for y = x0 + s eps, [b, h, w, c]; s is a scalar or [b]. 1 network call."""
         s = jnp.broadcast_to(s, y.shape[:1])
         t = self.sde.time(s)
@@ -128,7 +128,7 @@ class Denoiser:
         output = self.output_at(x, t)
         return sde_lib.x0_and_eps(self.predicts, output, x, alpha, sigma)[0]
 
-    def __call__(self, y: Image, s: jax.Array) -> Image:
+    def __call__(self, y: Image, s: PerImage | Scalar | float) -> Image:
         """`denoise`: the face the deterministic engine calls."""
         return self.denoise(y, s)
 

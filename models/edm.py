@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, Table
+from array_types import Image, OtherChannels, PerImage, Table
 
-Network = Callable[..., Image]  # (params, x [b, h, w, c], labels [b], **conditions)
+Network = Callable[..., OtherChannels]  # (params, x [b, h, w, c], labels [b], **conditions)
 LABELS = ("sigma", "c_noise", "1000c_noise")
 
 
@@ -158,7 +158,7 @@ class Scaled:
         if self.label not in LABELS:
             raise ValueError(f"config.model.scaling_label={self.label!r} is unknown; choose one of {LABELS}.")
 
-    def __call__(self, params: Any, x: Image, sigma: jax.Array, **conditions: Any) -> Image:
+    def __call__(self, params: Any, x: Image, sigma: PerImage, **conditions: Any) -> Image:
         x, sigma = (x, sigma) if self.centered else (2 * x - 1, 2 * sigma)
         at = self.scaling(sigma)
         label = {"sigma": sigma, "c_noise": at.c_noise, "1000c_noise": 1000 * at.c_noise}[self.label]

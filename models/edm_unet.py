@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, PerImage
+from array_types import Image, Labels, Maps, NoiseLabels, OtherChannels, OtherMaps, OtherSize, PerImage, Vectors
 from models.layers import GroupNorm, attend_heads, groups_of, positional_embedding, scaled_init, timestep_embedding
 from models.resample import fir_downsample, fir_upsample
 
+Classes = Labels | Vectors  # one number an image, or a row of shares
 HALF = float(np.sqrt(0.5))
 EMBEDDINGS = ("positional", "fourier")
 ENCODERS = ("none", "input_skip", "residual")  # EDM's encoder_type standard, skip, residual
@@ -38,7 +39,7 @@ class Conv(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         border = self.size // 2
         if self.fused:
             border += (len(self.fir_kernel) - 1) // 2
@@ -54,7 +55,7 @@ class Conv(nn.Module):
         return x + bias[None, None, None]
 
 
-def resample(x: jax.Array, up: bool, down: bool, fir_kernel: Sequence[float]) -> jax.Array:
+def resample(x: Maps, up: bool, down: bool, fir_kernel: Sequence[float]) -> OtherSize:
     x = fir_upsample(x, fir_kernel) if up else x
     return fir_downsample(x, fir_kernel) if down else x
 
@@ -79,7 +80,7 @@ class UNetBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors, train: bool = False) -> OtherMaps:
         conv = functools.partial(Conv, dtype=self.dtype)
         resampling: dict[str, Any] = dict(up=self.up, down=self.down, fir_kernel=tuple(self.fir_kernel))
         h = conv(self.features, name="conv0", **resampling)(nn.silu(self._norm("norm0", x)))
@@ -104,7 +105,7 @@ class UNetBlock(nn.Module):
         attended = attend_heads(qkv, self.heads, "interleaved").reshape(h.shape)
         return (conv(c, 1, init_scale=0.0, name="proj")(attended) + h) * self.skip_scale
 
-    def _norm(self, name: str, x: jax.Array) -> jax.Array:
+    def _norm(self, name: str, x: Maps) -> Maps:
         return GroupNorm(groups_of(x.shape[-1]), self.epsilon, name=name)(x)
 
 
@@ -133,15 +134,15 @@ class _UNet(nn.Module):
     def _block(self, name: str, features: int, attention: bool = False, **resampling: Any) -> UNetBlock:
         raise NotImplementedError(f"{type(self).__name__} has no block.")
 
-    def _join_input(self, name: str, pyramid: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _join_input(self, name: str, pyramid: OtherMaps, h: Maps) -> tuple[OtherMaps, Maps]:
         """(image pyramid, features) of a level, joined."""
         return pyramid, h
 
-    def _walk(self, x: Image, embedding: jax.Array, first: int, attends_last_only: bool, train: bool):
+    def _walk(self, x: Image, embedding: Vectors, first: int, attends_last_only: bool, train: bool):
         """Features of each level of the way up, lowest resolution first, as (name of the level, features)."""
         widths = [int(multiplier * self.nf) for multiplier in self.ch_mult]
         h = pyramid = x
-        skips: list[jax.Array] = []
+        skips: list[OtherMaps] = []
         for level, width in enumerate(widths):
             size = x.shape[1] >> level
             name, attends = f"enc_{size}x{size}", size in self.attn_resolutions
@@ -169,19 +170,19 @@ class _UNet(nn.Module):
                 h = self._block(f"{name}_block{block}", width, here)(joined, embedding, train)
             yield name, h
 
-    def _head(self, norm: str, conv: str, epsilon: float, x: Image, h: jax.Array) -> jax.Array:
+    def _head(self, norm: str, conv: str, epsilon: float, x: Image, h: OtherMaps) -> OtherMaps:
         """Normalisation and the output convolution, in at least the type of x."""
         h = nn.silu(GroupNorm(groups_of(h.shape[-1]), epsilon, name=norm)(h.astype(x.dtype)))
         return Conv(x.shape[-1] * (2 if self.learn_sigma else 1), init_scale=0.0, name=conv)(h)
 
-    def _add_augmentation(self, embedding: jax.Array, augment_labels: jax.Array | None) -> jax.Array:
+    def _add_augmentation(self, embedding: Vectors, augment_labels: Vectors | None) -> Vectors:
         if not self.augment_dim:
             return embedding
         if augment_labels is None:
             augment_labels = jnp.zeros((len(embedding), self.augment_dim), embedding.dtype)
         return embedding + _dense(embedding.shape[-1], "map_augment", bias=False)(augment_labels)
 
-    def _class_rows(self, embedding: jax.Array, classes: jax.Array | None) -> jax.Array:
+    def _class_rows(self, embedding: Vectors, classes: Classes | None) -> Vectors:
         if classes is None:
             return jnp.zeros((len(embedding), self.num_classes), embedding.dtype)
         if jnp.issubdtype(classes.dtype, jnp.integer):
@@ -200,7 +201,7 @@ class FourierEmbedding(nn.Module):
     scale: float = 16.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: PerImage) -> Vectors:
         freqs = self.param("freqs", nn.initializers.normal(self.scale), (self.size // 2,))
         phase = 2 * np.pi * x[:, None] * jax.lax.stop_gradient(freqs)[None]
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
@@ -233,11 +234,11 @@ class SongUNet(_UNet):
     def __call__(
         self,
         x: Image,
-        labels: PerImage,
-        classes: jax.Array | None = None,
-        augment_labels: jax.Array | None = None,
+        labels: NoiseLabels,
+        classes: Classes | None = None,
+        augment_labels: Vectors | None = None,
         train: bool = False,
-    ) -> Image:
+    ) -> OtherChannels:
         embedding = self._embed(labels.astype(x.dtype), classes, augment_labels)
         image = None
         for name, h in self._walk(x, embedding, self.nf, True, train):
@@ -246,7 +247,7 @@ class SongUNet(_UNet):
                 image = part if image is None else part + fir_upsample(image, self.fir_kernel)
         return image if image is not None else self._head(f"{name}_aux_norm", f"{name}_aux_conv", 1e-6, x, h)
 
-    def _embed(self, labels: PerImage, classes: jax.Array | None, augment_labels: jax.Array | None) -> jax.Array:
+    def _embed(self, labels: PerImage, classes: Classes | None, augment_labels: Vectors | None) -> Vectors:
         size = self.nf * self.channel_mult_noise
         if self.embedding_type == "fourier":
             embedding = FourierEmbedding(size, name="map_noise")(labels)
@@ -275,7 +276,7 @@ class SongUNet(_UNet):
             **resampling,
         )
 
-    def _join_input(self, name: str, pyramid: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _join_input(self, name: str, pyramid: OtherMaps, h: Maps) -> tuple[OtherMaps, Maps]:
         if self.progressive_input == "input_skip":
             pyramid = fir_downsample(pyramid, self.fir_kernel)
             return pyramid, h + Conv(h.shape[-1], 1, dtype=self.dtype, name=f"{name}_aux_skip")(pyramid)
@@ -309,17 +310,17 @@ class DhariwalUNet(_UNet):
     def __call__(
         self,
         x: Image,
-        labels: PerImage,
-        classes: jax.Array | None = None,
-        augment_labels: jax.Array | None = None,
+        labels: NoiseLabels,
+        classes: Classes | None = None,
+        augment_labels: Vectors | None = None,
         train: bool = False,
-    ) -> Image:
+    ) -> OtherChannels:
         embedding = self._embed(labels.astype(x.dtype), classes, augment_labels)
         first = int(self.ch_mult[0] * self.nf)
         *_, (_, h) = self._walk(x, embedding, first, False, train)
         return self._head("out_norm", "out_conv", 1e-5, x, h)
 
-    def _embed(self, labels: PerImage, classes: jax.Array | None, augment_labels: jax.Array | None) -> jax.Array:
+    def _embed(self, labels: PerImage, classes: Classes | None, augment_labels: Vectors | None) -> Vectors:
         embedding = self._add_augmentation(timestep_embedding(labels, self.nf), augment_labels)
         width = self.channel_mult_emb * self.nf
         embedding = nn.silu(_dense(width, "map_layer0")(embedding))

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from array_types import Image
+from array_types import Image, Maps, OtherMaps, OtherSize, Vectors
 
 VARIANTS = ("pytorch_fid", "torchvision")
 SIDE = 299  # pixels of the images it was trained on
@@ -25,8 +25,8 @@ FEATURES = 2048
 class Outputs(NamedTuple):
     """Of b images."""
 
-    features: jax.Array  # [b, 2048]: the last feature maps, averaged over pixels
-    logits: jax.Array  # [b, classes]
+    features: Vectors  # [b, 2048]: the last feature maps, averaged over pixels
+    logits: Vectors  # [b, classes]
 
 
 class ConvNorm(nn.Module):
@@ -38,7 +38,7 @@ class ConvNorm(nn.Module):
     padding: str = "SAME"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         strides = (self.stride, self.stride)
         x = nn.Conv(self.features, self.kernel, strides, self.padding, use_bias=False, name="conv")(x)
         return nn.relu(RecordedNorm(name="bn")(x))
@@ -48,7 +48,7 @@ class RecordedNorm(nn.Module):
     """Batch normalisation in evaluation: (x - mean) / sqrt(variance + 0.001) * scale + bias, a channel each."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
@@ -65,7 +65,7 @@ class BlockA(nn.Module):
     count_padding: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         one = ConvNorm(64, name="branch1x1")(x)
         five = ConvNorm(48, name="branch5x5_1")(x)
         five = ConvNorm(64, (5, 5), name="branch5x5_2")(five)
@@ -80,7 +80,7 @@ class BlockB(nn.Module):
     """Halves 35 x 35 maps. [b, h, w, c] -> [b, (h - 1) // 2, (w - 1) // 2, 480 + c]."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         three = ConvNorm(384, (3, 3), 2, "VALID", name="branch3x3")(x)
         double = ConvNorm(64, name="branch3x3dbl_1")(x)
         double = ConvNorm(96, (3, 3), name="branch3x3dbl_2")(double)
@@ -95,7 +95,7 @@ class BlockC(nn.Module):
     count_padding: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         across, down = (1, 7), (7, 1)
         one = ConvNorm(192, name="branch1x1")(x)
         seven = ConvNorm(self.inner, name="branch7x7_1")(x)
@@ -114,7 +114,7 @@ class BlockD(nn.Module):
     """Halves 17 x 17 maps. [b, h, w, c] -> [b, (h - 1) // 2, (w - 1) // 2, 512 + c]."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         three = ConvNorm(192, name="branch3x3_1")(x)
         three = ConvNorm(320, (3, 3), 2, "VALID", name="branch3x3_2")(three)
         seven = ConvNorm(192, name="branch7x7x3_1")(x)
@@ -130,7 +130,7 @@ class BlockE(nn.Module):
     pool: str  # "average", "average_inside" (padding is not counted) or "max"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         across, down = (1, 3), (3, 1)
         one = ConvNorm(320, name="branch1x1")(x)
         three = ConvNorm(384, name="branch3x3_1")(x)
@@ -149,12 +149,12 @@ class BlockE(nn.Module):
         return jnp.concatenate([one, *forks, pooled], axis=-1)
 
 
-def average_pool(x: jax.Array, count_padding: bool) -> jax.Array:
+def average_pool(x: Maps, count_padding: bool) -> Maps:
     """Means over 3 x 3 pixels; at the border over what lies inside, or with zeros beyond it counted."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=count_padding)
 
 
-def halve(x: jax.Array) -> jax.Array:
+def halve(x: Maps) -> OtherSize:
     """Maxima over 3 x 3 pixels at every second one."""
     return nn.max_pool(x, (3, 3), (2, 2), "VALID")
 

@@ -14,16 +14,16 @@ Each resizing is linear and separable, so it is a matrix an axis, made in float6
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
-
-from array_types import Image
+from jaxtyping import Array, Float, Num
 
 INPUTS = ("pytorch_fid", "tensorflow", "clean_fid")
 
+Pictures = Num[Array, "b h w c"]
+Prepared = Float[Array, "b {side} {side} 3"]
 Weights = Float[np.ndarray, "out in"]
 
 
-def prepare(images: Image, kind: str, side: int) -> Image:
+def prepare(images: Pictures, kind: str, side: int) -> Prepared:
     """Images [b, h, w, c] in 0..255 (any real dtype), c = 1 or 3 -> [b, side, side, 3] float32 for the network.
 
     Grey images are repeated over the three channels. Raises ValueError for an unknown kind.

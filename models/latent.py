@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, PerImage, Table
+from array_types import Image, OtherMaps, PerImage, Table
 
-Latent = jax.Array  # [b, h/f, w/f, c]
+Latent = OtherMaps  # [b, h/f, w/f, c]
 
 
 @functools.partial(

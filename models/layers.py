@@ -12,8 +12,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from array_types import Maps, NoiseLabels, OtherChannels, OtherMaps, PerChannel, PerImage, Tokens, Vectors
 from models import resample
+
+Queries = Float[Array, "b n heads d"]
+Keyed = Float[Array, "b m heads d"]  # keys or values, of m positions
+Attended = Float[Array, "b n c//3"]
 
 Initializer = Callable[..., jax.Array]
 ACTIVATIONS = {"swish": nn.silu, "elu": nn.elu, "relu": nn.relu, "lrelu": lambda x: nn.leaky_relu(x, 0.2)}
@@ -49,7 +55,7 @@ def groups_of(channels: int) -> int:
 
 # Traced once for each shape and written into the program as if it stood there: tracing a network is half of a start.
 @functools.partial(jax.jit, static_argnames=("num_groups", "epsilon"), inline=True)
-def normalize_groups(x: jax.Array, scale: jax.Array, bias: jax.Array, num_groups: int, epsilon: float) -> jax.Array:
+def normalize_groups(x: Maps, scale: PerChannel, bias: PerChannel, num_groups: int, epsilon: float) -> Maps:
     """Group normalisation of [b, h, w, c], scale and bias [c], folded into one gain and one shift a channel and image.
 
     Sums run over H and W first and over the channels of a group after: no five-dimensional reshape of the map, which
@@ -81,7 +87,7 @@ class GroupNorm(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         c = x.shape[-1]
         if c % self.num_groups:
             raise ValueError(
@@ -100,13 +106,13 @@ class GaussianFourierProjection(nn.Module):
     scale: float = 16.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: PerImage) -> Vectors:
         frequencies = self.param("W", nn.initializers.normal(self.scale), (self.embedding_size,))
         phase = x[:, None] * jax.lax.stop_gradient(frequencies)[None] * 2 * np.pi
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
-def positional_embedding(labels: jax.Array, size: int, max_period: float = 10000.0) -> jax.Array:
+def positional_embedding(labels: NoiseLabels, size: int, max_period: float = 10000.0) -> Vectors:
     """[b] -> [b, size]: sinusoids of DDPM; labels are level indices or 999 t. Odd sizes are padded by a zero."""
     half = size // 2
     dtype = jnp.promote_types(labels.dtype, jnp.float32)
@@ -117,7 +123,7 @@ def positional_embedding(labels: jax.Array, size: int, max_period: float = 10000
     return jnp.pad(embedding, ((0, 0), (0, size % 2)))
 
 
-def timestep_embedding(labels: jax.Array, size: int, max_period: float = 10000.0) -> jax.Array:
+def timestep_embedding(labels: NoiseLabels, size: int, max_period: float = 10000.0) -> Vectors:
     """[b] -> [b, size]: sinusoids of ADM, cosines first, of labels times max_period^(-j/half), j < half = size/2."""
     half = size // 2
     dtype = jnp.promote_types(labels.dtype, jnp.float32)
@@ -135,14 +141,14 @@ class NIN(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherChannels:
         kernel = self.param("W", scaled_init(self.init_scale), (x.shape[-1], self.features))
         bias = self.param("b", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + bias[None, None, None]
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend(q: Maps, k: Maps, v: Maps) -> Maps:
     """Single-head attention over all pixels, softmax in float32: three [b, h, w, c] maps -> [b, h, w, c]."""
     b, h, w, c = q.shape
     q, k, v = (m.reshape(b, h * w, c) for m in (q, k, v))
@@ -155,7 +161,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 QKV_AXIS = {"new": 0, "legacy": 1, "interleaved": 2}
 
 
-def attend_heads(qkv: jax.Array, heads: int, order: str) -> jax.Array:
+def attend_heads(qkv: Tokens, heads: int, order: str) -> Attended:
     """Multi-head self-attention over positions, softmax in float32: [b, n, 3c] -> [b, n, c], heads outermost.
 
     The 3c channels are (3, heads, d) in the "new" order, (heads, 3, d) in the "legacy" and (heads, d, 3) in the
@@ -167,7 +173,7 @@ def attend_heads(qkv: jax.Array, heads: int, order: str) -> jax.Array:
     return attend_positions(q, k, v).reshape(b, n, channels // 3)
 
 
-def attend_positions(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
+def attend_positions(q: Queries, k: Keyed, v: Keyed, causal: bool = False) -> Queries:
     """Multi-head attention of n positions to m, softmax in float32: [b, n, heads, d], twice [b, m, heads, d] -> q's.
 
     `causal`: position i sees positions up to i only.
@@ -191,7 +197,7 @@ class Conv2d(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         weight = self.param("weight", scaled_init(), (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, weight, bias = nn.dtypes.promote_dtype(x, weight, bias, dtype=self.dtype)
@@ -225,7 +231,7 @@ class Upsample(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         features = self.features or x.shape[-1]
         if self.fir and self.with_conv:
             return Conv2d(features, tuple(self.fir_kernel), up=True, dtype=self.dtype)(x)
@@ -244,7 +250,7 @@ class Downsample(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         features = self.features or x.shape[-1]
         if self.fir:
             if self.with_conv:

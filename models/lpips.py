@@ -9,11 +9,10 @@ have the names of torchvision's networks, "features_3/kernel" for `features.3.we
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, PerImage
+from array_types import Image, Maps, OtherMaps, PerImage
 
 # Of ImageNet's colours, for images in [-1, 1].
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -57,7 +56,7 @@ class FeatureMaps(nn.Module):
     kind: str
 
     @nn.compact
-    def __call__(self, x: Image) -> list[jax.Array]:
+    def __call__(self, x: Image) -> list[OtherMaps]:
         x = (x - jnp.asarray(_SHIFT, x.dtype)[None, None, None]) / jnp.asarray(_SCALE, x.dtype)[None, None, None]
         maps = []
         for stage in STAGES[self.kind]:
@@ -84,7 +83,7 @@ class Lpips(FeatureMaps):
         return total
 
 
-def unit(x: jax.Array) -> jax.Array:
+def unit(x: Maps) -> Maps:
     """Each pixel's vector of x [b, h, w, c] at length 1."""
     squares = jnp.sum(x**2, axis=-1, keepdims=True)
     # Bounded before the root, whose derivative at 0 is infinite.

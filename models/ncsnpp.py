@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from array_types import Image, Maps, NoiseLabels, OtherChannels, OtherMaps, OtherSize, Vectors
 from models import layers
 from models.blocks import AttnBlockpp, Combine, ResnetBlockBigGANpp, ResnetBlockDDPMpp
 from models.layers import Downsample, GaussianFourierProjection, GroupNorm, Upsample, conv3x3, dense, groups_of
@@ -74,7 +74,7 @@ class NCSNpp(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Image, labels: NoiseLabels, train: bool = False) -> OtherChannels:
         act = layers.activation(self.nonlinearity)
         embedding, sigmas = self._embed(labels, act)
         x = x if self.centered else 2 * x - 1
@@ -120,7 +120,7 @@ class NCSNpp(nn.Module):
         h = h.astype(x.dtype)
         return h / sigmas.astype(h.dtype)[:, None, None, None] if self.scale_by_sigma else h
 
-    def _embed(self, labels: jax.Array, act) -> tuple[jax.Array | None, jax.Array]:
+    def _embed(self, labels: NoiseLabels, act) -> tuple[Vectors | None, NoiseLabels]:
         """The time embedding [b, 4 nf] and the noise scales [b] that `scale_by_sigma` divides by."""
         if self.embedding_type == "fourier":
             sigmas = labels
@@ -136,7 +136,7 @@ class NCSNpp(nn.Module):
         hidden = act(dense(4 * self.nf)(features))
         return dense(4 * self.nf)(hidden), sigmas
 
-    def _to_image(self, h: jax.Array, channels: int, act) -> jax.Array:
+    def _to_image(self, h: Maps, channels: int, act) -> OtherChannels:
         """Normalisation and the output convolution, in at least float32."""
         h = act(GroupNorm(groups_of(h.shape[-1]))(h)).astype(jnp.promote_types(h.dtype, jnp.float32))
         return conv3x3(channels, self.init_scale)(h)
@@ -157,27 +157,27 @@ class NCSNpp(nn.Module):
     def _attention(self) -> nn.Module:
         return AttnBlockpp(self.skip_rescale, self.init_scale, self.dtype)
 
-    def _mix_times(self, h: jax.Array) -> jax.Array:
+    def _mix_times(self, h: Maps) -> Maps:
         layer = create_mixing(self.mixing, self.num_times, self.modes)
         return h if layer is None else layer(h)
 
     def _resampler(self, kind: type, features: int = 0, with_conv: bool = False, pyramid: bool = False) -> nn.Module:
         return kind(features, with_conv, self.fir, tuple(self.fir_kernel), pyramid, self.dtype)
 
-    def _downsample(self, h: jax.Array, embedding: jax.Array | None, train: bool) -> jax.Array:
+    def _downsample(self, h: Maps, embedding: Vectors | None, train: bool) -> OtherSize:
         if self.resblock_type == "ddpm":
             return self._resampler(Downsample, with_conv=self.resamp_with_conv)(h)
         return self._block(h.shape[-1], down=True)(h, embedding, train)
 
-    def _upsample(self, h: jax.Array, embedding: jax.Array | None, train: bool) -> jax.Array:
+    def _upsample(self, h: Maps, embedding: Vectors | None, train: bool) -> OtherSize:
         if self.resblock_type == "ddpm":
             return self._resampler(Upsample, with_conv=self.resamp_with_conv)(h)
         return self._block(h.shape[-1], up=True)(h, embedding, train)
 
-    def _merge(self, pyramid: jax.Array, h: jax.Array) -> jax.Array:
+    def _merge(self, pyramid: Maps, h: Maps) -> Maps:
         return (pyramid + h) * float(np.sqrt(0.5)) if self.skip_rescale else pyramid + h
 
-    def _join_input(self, pyramid: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _join_input(self, pyramid: OtherMaps, h: Maps) -> tuple[OtherMaps, OtherChannels]:
         """Feeds the downsampled image into the features: (pyramid, features) of the next level."""
         if self.progressive_input == "input_skip":
             pyramid = self._resampler(Downsample, pyramid=True)(pyramid)
@@ -187,7 +187,7 @@ class NCSNpp(nn.Module):
             return h, h
         return pyramid, h
 
-    def _join_output(self, output: jax.Array | None, h: jax.Array, channels: int, act) -> tuple[Any, jax.Array]:
+    def _join_output(self, output: OtherMaps | None, h: Maps, channels: int, act) -> tuple[Any, Maps]:
         """Grows the output pyramid by this level: (output so far, features to go on with)."""
         if self.progressive == "output_skip":
             upsampled = None if output is None else self._resampler(Upsample, pyramid=True)(output)

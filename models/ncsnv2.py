@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from array_types import Image, Maps, NoiseLabels, OtherMaps
 from models.layers import activation
 from models.resample import naive_downsample
 
@@ -28,7 +29,7 @@ class InstanceNorm2dPlus(nn.Module):
     """InstanceNorm++: instance normalisation that keeps the standardised channel means, weighted by alpha."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         shape = (1, 1, 1, x.shape[-1])
         alpha = self.param("alpha", nn.initializers.ones, shape)
         gamma = self.param("gamma", nn.initializers.ones, shape)
@@ -46,7 +47,7 @@ class ConvMeanPool(nn.Module):
     size: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         return naive_downsample(_conv(self.features, self.size)(x))
 
 
@@ -58,7 +59,7 @@ class ResidualBlock(nn.Module):
     dilation: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> OtherMaps:
         dilation = self.dilation
         pool = self.down and dilation == 1
         h = nn.elu(InstanceNorm2dPlus()(x))
@@ -78,7 +79,7 @@ class CRPBlock(nn.Module):
     stages: int = 2
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         x = nn.elu(x)
         path = x
         for _ in range(self.stages):
@@ -95,7 +96,7 @@ class RCUBlock(nn.Module):
     stages: int = 2
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         for _ in range(self.blocks):
             residual = x
             for _ in range(self.stages):
@@ -111,7 +112,7 @@ class MSFBlock(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, inputs: Sequence[jax.Array]) -> jax.Array:
+    def __call__(self, inputs: Sequence[OtherMaps]) -> OtherMaps:
         maps = [_conv(self.features, 3)(x) for x in inputs]
         resized = [jax.image.resize(h, (h.shape[0], *self.shape, h.shape[-1]), "bilinear") for h in maps]
         return functools.reduce(jnp.add, resized)
@@ -123,7 +124,7 @@ class RefineBlock(nn.Module):
     end: bool = False
 
     @nn.compact
-    def __call__(self, inputs: Sequence[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    def __call__(self, inputs: Sequence[OtherMaps], shape: tuple[int, ...]) -> OtherMaps:
         paths = [RCUBlock(2)(x) for x in inputs]
         h = paths[0] if self.start else MSFBlock(shape, self.features)(paths)
         return RCUBlock(3 if self.end else 1)(CRPBlock()(h))
@@ -139,7 +140,7 @@ class NCSNv2(nn.Module):
     discrete_sigmas: Sequence[float] = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Image, labels: NoiseLabels, train: bool = False) -> Image:
         act, nf = activation(self.nonlinearity), self.nf
         h = _conv(nf, 3)(x if self.centered else 2 * x - 1)
         h = ResidualBlock(nf)(h)

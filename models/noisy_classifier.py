@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from array_types import Image, Labels, PerImage
+from array_types import Image, Labels, PerImage, Vectors
 from sde_lib import GaussianSDE
 
 
@@ -37,12 +37,12 @@ class NoisyClassifier:
     """
 
     params: Any
-    network: Callable[[Any, Image, PerImage], jax.Array]
+    network: Callable[[Any, Image, PerImage], Vectors]
     sde: GaussianSDE
     centered: bool = False
     label: Callable[[PerImage], PerImage] = log_label
 
-    def logits(self, x: Image, t: PerImage) -> jax.Array:
+    def logits(self, x: Image, t: PerImage) -> Vectors:
         """Logits [b, classes] for x [b, h, w, c] of the process at SDE times t [b]."""
         y, s = x / self.sde.alpha(t)[:, None, None, None], self.sde.noise_scale(t)
         if not self.centered:

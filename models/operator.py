@@ -12,9 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from array_types import Image
 from models.denoiser import Denoiser
+
+Trajectory = Float[Array, "b m h w c"]
 
 
 @functools.partial(
@@ -42,7 +45,7 @@ class Operator:
     times: tuple[float, ...]
     sigma_data: float = 0.5
     centered: bool = True
-    conditions: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    conditions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def told_times(self) -> tuple[float, ...]:
@@ -55,7 +58,7 @@ class Operator:
         """The same operator under these conditions: `operator.given(classes=jnp.array([3, 7]))`."""
         return dataclasses.replace(self, conditions={**self.conditions, **conditions})
 
-    def trajectory(self, noise: Image) -> jax.Array:
+    def trajectory(self, noise: Image) -> Trajectory:
         """Estimates of the image at every time, [b, M, h, w, c] in the data range, from noise [b, h, w, c] ~ N(0, I).
 
         1 NFE, the work of M network calls.

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from array_types import Image, PerImage
+from array_types import Image, Maps, NoiseLabels, OtherChannels, PerImage, Vectors
 from models.layers import GroupNorm, attend_heads, timestep_embedding
 from models.resample import naive_upsample
 
@@ -23,10 +22,10 @@ def _conv(features: int, size: int, name: str, dtype: Any, stride: int = 1) -> n
     return nn.Conv(features, (size, size), stride, padding, dtype=dtype, name=name)
 
 
-def _plain_norm(x: jax.Array, groups: int) -> jax.Array:
+def _plain_norm(x: Maps, groups: int) -> Maps:
     """Group normalisation without scale and shift of its own, which the embedding supplies."""
     unit = {"scale": jnp.ones(x.shape[-1]), "bias": jnp.zeros(x.shape[-1])}
-    return cast(jax.Array, GroupNorm(groups, 1e-5, parent=None).apply({"params": unit}, x))
+    return cast(Maps, GroupNorm(groups, 1e-5, parent=None).apply({"params": unit}, x))
 
 
 class ResBlock(nn.Module):
@@ -39,7 +38,7 @@ class ResBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors, train: bool = False) -> OtherChannels:
         h = nn.silu(GroupNorm(self.groups, 1e-5, name="norm1")(x))
         h = _conv(self.features, 3, "conv1", self.dtype)(h)
         width = 2 * self.features if self.affine else self.features
@@ -62,7 +61,7 @@ class SelfAttention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         b, height, width, c = x.shape
         qkv = _conv(3 * c, 1, "qkv", self.dtype)(GroupNorm(self.groups, 1e-5, name="norm")(x))
         split = qkv.reshape(b, height * width, self.num_heads, 3, c // self.num_heads)
@@ -96,11 +95,11 @@ class PDUNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Image, labels: PerImage, train: bool = False) -> Image:
+    def __call__(self, x: Image, labels: NoiseLabels, train: bool = False) -> Image:
         embedding = self._embed(labels.astype(x.dtype) * self.time_scale)
         widths = [round(self.nf * multiplier) for multiplier in self.ch_mult]
 
-        def block(name: str, h: jax.Array, features: int, attends: bool) -> jax.Array:
+        def block(name: str, h: Maps, features: int, attends: bool) -> OtherChannels:
             residual = ResBlock(features, self.nf // 4, self.affine_time, self.dropout, self.dtype)
             h = residual.copy(name=f"{name}_resblocks")(h, embedding, train)
             if attends:
@@ -132,7 +131,7 @@ class PDUNet(nn.Module):
         h = _conv(x.shape[-1], 3, "out_2", None)(h)
         return h[..., ::-1] if self.channel_order == "bgr" else h
 
-    def _embed(self, labels: PerImage) -> jax.Array:
+    def _embed(self, labels: PerImage) -> Vectors:
         features = jnp.roll(timestep_embedding(labels, self.nf), self.nf // 2, axis=-1)  # sines first
         hidden = nn.silu(nn.Dense(4 * self.nf, name="time_1")(features))
         return nn.Dense(4 * self.nf, name="time_3")(hidden)

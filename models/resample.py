@@ -11,6 +11,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+
+from array_types import Maps, OtherSize
+
+Doubled = Float[Array, "b 2*h 2*w c"]
+Halved = Float[Array, "b h//2 w//2 c"]
 
 
 def _taps(kernel: Sequence[float], gain: float) -> np.ndarray:
@@ -35,13 +41,13 @@ def _correlate(x: jax.Array, axis: int, taps: np.ndarray, before: int, after: in
     return functools.reduce(jnp.add, [float(tap) * shifted(j) for j, tap in enumerate(taps)])
 
 
-def fir_filter(x: jax.Array, kernel: Sequence[float], before: int, after: int, gain: float = 1.0) -> jax.Array:
+def fir_filter(x: Maps, kernel: Sequence[float], before: int, after: int, gain: float = 1.0) -> OtherSize:
     """Filters H and W at full resolution; `gain` is per axis. Size changes by before + after + 1 - len(kernel)."""
     taps = _taps(kernel, gain)
     return _correlate(_correlate(x, 1, taps, before, after), 2, taps, before, after)
 
 
-def fir_downsample(x: jax.Array, kernel: Sequence[float], padded: bool = False) -> jax.Array:
+def fir_downsample(x: Maps, kernel: Sequence[float], padded: bool = False) -> OtherSize:
     """Filter, then keep every second sample: [b, h, w, c] -> [b, h/2, w/2, c]; `padded` maps bring their own border."""
     taps, total = _taps(kernel, 1.0), 0 if padded else len(kernel) - 2
     before, after = (total + 1) // 2, total // 2
@@ -65,21 +71,21 @@ def _upsample_axis(x: jax.Array, axis: int, taps: np.ndarray, before: int) -> ja
     return jnp.stack(phases, axis + 1).reshape(shape)
 
 
-def fir_upsample(x: jax.Array, kernel: Sequence[float]) -> jax.Array:
+def fir_upsample(x: Maps, kernel: Sequence[float]) -> Doubled:
     """Insert zeros, then filter with gain 2 an axis: [b, h, w, c] -> [b, 2h, 2w, c]."""
     taps, total = _taps(kernel, 2.0), len(kernel) - 2
     before = (total + 1) // 2 + 1
     return _upsample_axis(_upsample_axis(x, 1, taps, before), 2, taps, before)
 
 
-def naive_upsample(x: jax.Array) -> jax.Array:
+def naive_upsample(x: Maps) -> Doubled:
     """Nearest neighbour, factor 2."""
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
-def naive_downsample(x: jax.Array) -> jax.Array:
+def naive_downsample(x: Maps) -> Halved:
     """Mean of 2x2 pixels."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))

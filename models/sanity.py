@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sde_lib
-from array_types import Image
+from array_types import Image, NoiseLabels, OtherChannels
 from models import edm
 from models.denoiser import TOLD, Denoiser
 
@@ -109,14 +109,16 @@ class Verdict(NamedTuple):
 class Compiled:
     """A network that is compiled once for all conventions around it; equal for equal networks."""
 
-    network: Callable[..., Image]
+    network: Callable[..., OtherChannels]
 
-    def __call__(self, params: Any, x: Image, labels: jax.Array, **conditions: jax.Array) -> Image:
+    def __call__(self, params: Any, x: Image, labels: NoiseLabels, **conditions: jax.Array) -> OtherChannels:
         return _call(self.network, params, x, labels, conditions)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _call(network: Callable[..., Image], params: Any, x: Image, labels: jax.Array, conditions: Any) -> Image:
+def _call(
+    network: Callable[..., OtherChannels], params: Any, x: Image, labels: NoiseLabels, conditions: Any
+) -> OtherChannels:
     return network(params, x, labels, **conditions)
 
 

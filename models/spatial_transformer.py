@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from array_types import Context, Maps, Tokens
 from models.layers import GroupNorm, attend_positions
 
 
@@ -16,11 +17,11 @@ class Attention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Tokens, context: Context | None = None) -> Tokens:
         b, n, c = x.shape
         seen = x if context is None else context
 
-        def project(name: str, values: jax.Array) -> jax.Array:
+        def project(name: str, values: Tokens) -> jax.Array:
             projected = nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(values)
             return projected.reshape(b, values.shape[1], self.heads, c // self.heads)
 
@@ -39,7 +40,7 @@ class TransformerBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Tokens, context: Context | None) -> Tokens:
         first = Attention(self.heads, self.dtype, name="attn1")
         x = x + first(self._norm("norm1")(x), context if self.only_cross else None)
         x = x + Attention(self.heads, self.dtype, name="attn2")(self._norm("norm2")(x), context)
@@ -65,7 +66,7 @@ class SpatialTransformer(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Maps, context: Context | None) -> Maps:
         b, height, width, c = x.shape
         if c % self.heads:
             raise ValueError(f"config.model.attention_head_dim={self.heads} heads do not divide {c} channels.")

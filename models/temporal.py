@@ -6,14 +6,19 @@ the M copies of an image; everything else in the network is as it was, so that a
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from array_types import Maps
+
+Multiplier = Float[Array, "i o modes 2"]
+Kernel = Float[Array, "{num_times} i o"]
+BetweenTimes = Float[Array, "m m c c"]
 MIXINGS = ("none", "fourier", "dense")
 
 
-def circular_kernel(weights: jax.Array, num_times: int) -> jax.Array:
+def circular_kernel(weights: Multiplier, num_times: int) -> Kernel:
     """The Fourier multiplier as a convolution over M circular time shifts, [M, c_in, c_out].
 
     weights: real and imaginary parts R of the multiplier of each of the K lowest modes, [c_in, c_out, K, 2]. With
@@ -46,7 +51,7 @@ class TemporalFourier(nn.Module):
     modes: int = 2
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
+    def __call__(self, h: Maps) -> Maps:
         channels = h.shape[-1]
         initialise = nn.initializers.normal(1e-2 / channels)
         weights = self.param("weights", initialise, (channels, channels, self.modes, 2))
@@ -61,7 +66,7 @@ class TemporalDense(nn.Module):
     num_times: int
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
+    def __call__(self, h: Maps) -> Maps:
         m, channels = self.num_times, h.shape[-1]
         weights = self.param("weights", nn.initializers.normal(1e-2 / channels), (m, m, channels, channels))
         return h + nn.leaky_relu(_mix(h, weights), 0.01)
@@ -76,7 +81,7 @@ def create_mixing(kind: str, num_times: int, modes: int) -> nn.Module | None:
     return TemporalFourier(num_times, modes) if kind == "fourier" else TemporalDense(num_times)
 
 
-def _mix(h: jax.Array, table: jax.Array) -> jax.Array:
+def _mix(h: Maps, table: BetweenTimes) -> Maps:
     """out[t] = sum_s table[t, s]^T h[s] for h [b M, h, w, c] and table [M, M, c, c], summed in at least float32."""
     m = len(table)
     split = h.reshape(-1, m, *h.shape[1:])

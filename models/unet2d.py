@@ -15,7 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, PerImage
+from array_types import (
+    Context,
+    Image,
+    Labels,
+    Maps,
+    NoiseLabels,
+    OtherChannels,
+    OtherMaps,
+    OtherSize,
+    PerImage,
+    Vectors,
+)
 from models.layers import (
     GaussianFourierProjection,
     GroupNorm,
@@ -95,7 +106,7 @@ class ResnetBlock2D(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array | None = None, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors | None = None, train: bool = False) -> OtherMaps:
         act = ACTIVATIONS[self.act]
         h = act(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
         if self.resample is not None:
@@ -109,7 +120,7 @@ class ResnetBlock2D(nn.Module):
             x = nn.Conv(self.features, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
         return (x + h) * (1 / self.divide_by)
 
-    def _modulate(self, norm: GroupNorm, h: jax.Array, embedding: jax.Array) -> jax.Array:
+    def _modulate(self, norm: GroupNorm, h: Maps, embedding: Vectors) -> Maps:
         width = 2 * self.features if self.scale_shift else self.features
         shift = nn.Dense(width, name="time_emb_proj")(embedding).astype(h.dtype)[:, None, None]
         if not self.scale_shift:
@@ -128,7 +139,7 @@ class Attention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         b, height, width, c = x.shape
         h = x if self.groups is None else GroupNorm(self.groups, self.epsilon, name="group_norm")(x)
         h = h.reshape(b, height * width, c)
@@ -196,12 +207,14 @@ class UNet2D(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Image, labels: PerImage, classes: jax.Array | None = None, train: bool = False) -> Image:
+    def __call__(
+        self, x: Image, labels: NoiseLabels, classes: Labels | None = None, train: bool = False
+    ) -> OtherChannels:
         return self._run(x, labels, classes, None, train)
 
     def _run(
-        self, x: Image, labels: PerImage, classes: jax.Array | None, context: jax.Array | None, train: bool
-    ) -> Image:
+        self, x: Image, labels: NoiseLabels, classes: Labels | None, context: Context | None, train: bool
+    ) -> OtherChannels:
         """The network, whatever its attention sees beside the image: `context` [b, n, d] is handed to `_attend`."""
         widths = [round(self.nf * multiplier) for multiplier in self.ch_mult]
         last, layers = len(widths) - 1, per_level(self.num_res_blocks, len(widths))
@@ -253,7 +266,7 @@ class UNet2D(nn.Module):
         """Between the two layers of an embedding and before the last convolution, whatever act_fn is."""
         return nn.silu
 
-    def _embed(self, labels: PerImage, classes: jax.Array | None) -> jax.Array:
+    def _embed(self, labels: PerImage, classes: Labels | None) -> Vectors:
         """[b, width]: of the labels, plus that of the classes where the network has them."""
         width, features = self.time_embedding_dim or 4 * self.nf, self._features()
         embedding = self._two_layers("time_embedding", width, features(labels))
@@ -269,7 +282,7 @@ class UNet2D(nn.Module):
             return embedding + self._two_layers("class_embedding", width, features(classes.astype(labels.dtype)))
         return embedding + nn.Embed(self.num_classes, width, name="class_embedding")(classes)
 
-    def _features(self) -> Callable[[PerImage], jax.Array]:
+    def _features(self) -> Callable[[PerImage], Vectors]:
         """Labels [b] -> fixed (or "learned") features of them."""
         if self.embedding_type == "fourier":
             fourier = GaussianFourierProjection(self.nf, name="time_proj")
@@ -281,12 +294,12 @@ class UNet2D(nn.Module):
         swapped = self.flip_sin_to_cos == bool(self.freq_shift)  # the first of the two begins with the sines
         return lambda labels: jnp.roll(sinusoids(labels, self.nf), self.nf // 2 if swapped else 0, axis=-1)
 
-    def _two_layers(self, name: str, width: int, features: jax.Array) -> jax.Array:
+    def _two_layers(self, name: str, width: int, features: Vectors) -> Vectors:
         hidden = self._act(nn.Dense(width, name=f"{name}_linear_1")(features))
         return nn.Dense(width, name=f"{name}_linear_2")(hidden)
 
     def _resnet(
-        self, name: str, features: int, block: BlockType, h: jax.Array, skip: jax.Array | None = None, **changes: Any
+        self, name: str, features: int, block: BlockType, h: Maps, skip: OtherChannels | None = None, **changes: Any
     ) -> ResnetBlock2D:
         """The residual block for h, joined to `skip` where there is one."""
         width, joined = h.shape[-1], 0 if skip is None else skip.shape[-1]
@@ -314,13 +327,13 @@ class UNet2D(nn.Module):
         heads = width // (self.attention_head_dim or width)
         return Attention(heads, groups, self.norm_eps, divide_by, self.dtype, name=name)
 
-    def _attend(self, name: str, level: int, block: BlockType, h: jax.Array, context: jax.Array | None) -> jax.Array:
+    def _attend(self, name: str, level: int, block: BlockType, h: Maps, context: Context | None) -> Maps:
         """h through the attention of a level, counted from the finest; this network has no context."""
         if block.resampling == "fir":
             return self._attention(name, h.shape[-1], 32, float(np.sqrt(2)))(h)
         return self._attention(name, h.shape[-1], self.norm_num_groups)(h)
 
-    def _middle(self, h: jax.Array, embedding: jax.Array, context: jax.Array | None, train: bool) -> jax.Array:
+    def _middle(self, h: Maps, embedding: Vectors, context: Context | None, train: bool) -> Maps:
         width = h.shape[-1]
         groups = self.norm_num_groups or groups_of(width)
         settings = dict(groups=groups, groups_out=groups, divide_by=self.mid_block_scale_factor)
@@ -332,8 +345,8 @@ class UNet2D(nn.Module):
         return self._block("mid_block_resnets_1", width, **settings)(h, embedding, train)
 
     def _downsample(
-        self, name: str, block: BlockType, pyramid: Image, h: jax.Array, embedding: jax.Array, train: bool
-    ) -> tuple[Image, jax.Array]:
+        self, name: str, block: BlockType, pyramid: OtherMaps, h: Maps, embedding: Vectors, train: bool
+    ) -> tuple[OtherMaps, OtherSize]:
         """(image pyramid, features) at half the size."""
         width, resampling = h.shape[-1], block.resampling or self.downsample_type
         if resampling == "fir":
@@ -350,8 +363,8 @@ class UNet2D(nn.Module):
         return pyramid, conv(h)
 
     def _upsample(
-        self, name: str, block: BlockType, image: Image | None, h: jax.Array, embedding: jax.Array, train: bool
-    ) -> tuple[Image | None, jax.Array]:
+        self, name: str, block: BlockType, image: OtherChannels | None, h: Maps, embedding: Vectors, train: bool
+    ) -> tuple[OtherChannels | None, OtherSize]:
         """(image put out so far, at the present size; features at twice the size)."""
         width, resampling = h.shape[-1], block.resampling or self.upsample_type
         if resampling == "fir":

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from array_types import Image, PerImage
+from array_types import Context, Image, Labels, Maps, NoiseLabels, OtherChannels, Vectors
 from models import unet2d
 from models.layers import groups_of
 from models.spatial_transformer import SpatialTransformer
@@ -69,18 +69,18 @@ class UNet2DCondition(UNet2D):
     def __call__(  # type: ignore[override]  # the context, which most such networks need, before the classes
         self,
         x: Image,
-        labels: PerImage,
+        labels: NoiseLabels,
         context: jax.Array | None = None,
-        classes: jax.Array | None = None,
+        classes: Labels | None = None,
         train: bool = False,
-    ) -> Image:
+    ) -> OtherChannels:
         return self._run(x, labels, classes, self._checked(x, context), train)
 
     @property
     def _act(self) -> Callable[[jax.Array], jax.Array]:
         return ACTIVATIONS[self.act_fn]
 
-    def _checked(self, x: Image, context: jax.Array | None) -> jax.Array | None:
+    def _checked(self, x: Image, context: jax.Array | None) -> Context | None:
         """The context in the compute type; None where the network looks at none."""
         kinds = [self.down_blocks[kind] for kind in self.down_block_types]
         kinds += [self.up_blocks[kind] for kind in self.up_block_types]
@@ -99,7 +99,7 @@ class UNet2DCondition(UNet2D):
             )
         return context.astype(self.dtype or x.dtype)
 
-    def _attend(self, name: str, level: int, block: BlockType, h: jax.Array, context: jax.Array | None) -> jax.Array:
+    def _attend(self, name: str, level: int, block: BlockType, h: Maps, context: Context | None) -> Maps:
         only_cross = per_level(self.only_cross_attention, len(self.ch_mult))[level]
         return self._transformer(name, level, only_cross)(h, context)
 
@@ -110,7 +110,7 @@ class UNet2DCondition(UNet2D):
         groups = self.norm_num_groups or groups_of(self.nf)
         return SpatialTransformer(heads, depth, groups, only_cross, self.dtype, name=name)
 
-    def _middle(self, h: jax.Array, embedding: jax.Array, context: jax.Array | None, train: bool) -> jax.Array:
+    def _middle(self, h: Maps, embedding: Vectors, context: Context | None, train: bool) -> Maps:
         width, groups = h.shape[-1], self.norm_num_groups
         settings: dict[str, Any] = dict(groups=groups, groups_out=groups, divide_by=self.mid_block_scale_factor)
         h = self._block("mid_block_resnets_0", width, **settings)(h, embedding, train)

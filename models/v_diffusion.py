@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from array_types import Image, PerImage
+from array_types import Image, Labels, Maps, NoiseLabels, OtherChannels, OtherMaps, PerImage, Scalar, Vectors
 from models.layers import GroupNorm, attend_heads, positional_embedding
 from models.resample import naive_downsample, naive_upsample
 from models.temporal import create_mixing
@@ -41,7 +41,7 @@ class ResnetBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, embedding: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Maps, embedding: Vectors, train: bool = False) -> OtherMaps:
         h = nn.silu(_norm("norm1")(x))
         if self.resample:
             h, x = RESAMPLE[self.resample](h), RESAMPLE[self.resample](x)
@@ -63,7 +63,7 @@ class AttnBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Maps) -> Maps:
         b, height, width, c = x.shape
         h = _norm("norm")(x).reshape(b, height * width, c)
         heads = (self.num_heads, c // self.num_heads)
@@ -115,15 +115,15 @@ class VDiffusionUNet(nn.Module):
     def __call__(
         self,
         x: Image,
-        labels: PerImage,
-        classes: jax.Array | None = None,
+        labels: NoiseLabels,
+        classes: Labels | None = None,
         guidance: PerImage | None = None,
         train: bool = False,
     ) -> Image:
         embedding = self._embed(labels.astype(x.dtype), classes) + self._embed_guidance(guidance, x)
         last = len(self.ch_mult) - 1
 
-        def block(name: str, h: jax.Array, features: int, resample: str = "") -> jax.Array:
+        def block(name: str, h: Maps, features: int, resample: str = "") -> OtherMaps:
             return ResnetBlock(features, resample, self.dropout, self.dtype, name=name)(h, embedding, train)
 
         h = _conv(self.nf, "conv_in")(x)
@@ -157,7 +157,7 @@ class VDiffusionUNet(nn.Module):
         h = _conv(x.shape[-1] * (2 if self.head == "both" else 1), "conv_out", zero=True)(h)
         return h if self.head == "single" else merge_heads(h, x, labels)
 
-    def _embed(self, labels: PerImage, classes: jax.Array | None) -> jax.Array:
+    def _embed(self, labels: PerImage, classes: Labels | None) -> Vectors:
         """[b, emb_ch]: of the noise scale, plus that of the classes where the network has them."""
         level = noise_input(self.logsnr_input, labels)
         hidden = nn.silu(nn.Dense(self.emb_ch, name="dense0")(positional_embedding(1000 * level, self.nf)))
@@ -173,7 +173,7 @@ class VDiffusionUNet(nn.Module):
         rows = jax.nn.one_hot(classes, self.num_classes, dtype=embedding.dtype)
         return embedding + nn.Dense(self.emb_ch, name="class_emb")(rows)
 
-    def _embed_guidance(self, guidance: PerImage | None, x: Image) -> jax.Array:
+    def _embed_guidance(self, guidance: PerImage | None, x: Image) -> Vectors | Scalar:
         """[b, emb_ch] of the guidance scale, or a zero."""
         if not self.guidance_embedding:
             return jnp.zeros((), x.dtype)
@@ -183,13 +183,13 @@ class VDiffusionUNet(nn.Module):
         features = positional_embedding(100 * scale, self.nf)  # scales of 0 to 10 as far apart as noise levels
         return nn.Dense(self.emb_ch, kernel_init=nn.initializers.zeros, name="guidance_emb")(features)
 
-    def _attend(self, name: str, h: jax.Array, always: bool = False) -> jax.Array:
+    def _attend(self, name: str, h: Maps, always: bool = False) -> Maps:
         if not always and h.shape[1] not in self.attn_resolutions:
             return h
         heads = self.num_heads if self.num_head_channels < 1 else h.shape[-1] // self.num_head_channels
         return AttnBlock(heads, self.dtype, name=name)(h)
 
-    def _mix_times(self, name: str, h: jax.Array) -> jax.Array:
+    def _mix_times(self, name: str, h: Maps) -> Maps:
         layer = create_mixing(self.mixing, self.num_times, self.modes)
         return h if layer is None else layer.copy(name=name)(h)
 
@@ -202,7 +202,7 @@ def noise_input(kind: str, s: PerImage) -> PerImage:
     return (logsnr + 10) / 20 if kind == "linear" else nn.sigmoid(logsnr)
 
 
-def merge_heads(output: jax.Array, x: Image, s: PerImage) -> Image:
+def merge_heads(output: OtherChannels, x: Image, s: PerImage) -> Image:
     """x0 from an x0 head and an eps head behind it, weighted by sigma^2 and alpha^2 = 1 / (1 + s^2)."""
     x0, eps = jnp.split(output, 2, axis=-1)
     alpha = jax.lax.rsqrt(1 + s.astype(x.dtype) ** 2)[:, None, None, None]

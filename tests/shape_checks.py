@@ -6,7 +6,7 @@
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-LAYERS = ("sde_lib", "precond", "sampling", "training")
+LAYERS = ("sde_lib", "models", "precond", "sampling", "training")
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as to every other checker
 

@@ -114,7 +114,7 @@ def test_every_setting_of_the_loss_and_of_the_output_is_the_configs():
     config = config_of(distance="huber", weighting="ones", weight_cap=50.0, huber=0.2)
     assert builder.loss_settings(config) == dsno.OperatorLoss("huber", "ones", 50.0, 0.2)
     config.student.times, config.model.sigma_data, config.data.centered = "0.5,0.25,0.0", 0.3, False
-    convention = Denoiser(jnp.ones(2), None, CosineVPSDE(), "x0", "sigma")
+    convention = Denoiser(jnp.ones(2), pytest.fail, CosineVPSDE(), "x0", "sigma")
     operator = builder.create_operator(convention, config)
     assert (operator.times, operator.sigma_data, operator.centered) == ((0.5, 0.25, 0.0), 0.3, False)
     output = dataclasses.replace(operator, network=lambda params, x, labels: x).trajectory(jnp.ones((1, 2, 2, 3)))

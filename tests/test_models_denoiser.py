@@ -53,7 +53,7 @@ def test_signal_and_noise_of_a_discrete_chain_are_its_own():
     sde = sde_lib.VPSDE(num_scales=10, beta_max=5)
     t, chain = jnp.linspace(0, 1, 10), np.cumprod(1 - np.linspace(0.01, 0.5, 10))
     for told, signal in (("fractional_level", np.sqrt(chain)), ("999t", sde.alpha(t))):
-        denoiser = Denoiser((), None, sde, "eps", told)
+        denoiser = Denoiser((), pytest.fail, sde, "eps", told)
         np.testing.assert_allclose(denoiser.signal(t), signal, rtol=1e-10)
         np.testing.assert_allclose(denoiser.signal(t) ** 2 + denoiser.std(t) ** 2, 1, rtol=1e-10)
 
@@ -72,10 +72,10 @@ def test_the_network_is_told_the_noise_level_in_the_words_it_learned():
     }
     assert set(told) == set(TOLD)
     for name, expected in told.items():
-        found = Denoiser((), None, chain if name == "index" else sde, "eps", name).labels(jnp.asarray(t))
+        found = Denoiser((), pytest.fail, chain if name == "index" else sde, "eps", name).labels(jnp.asarray(t))
         np.testing.assert_allclose(found, expected, rtol=1e-10, err_msg=name)
     with pytest.raises(ValueError, match="told='index' is unknown"):
-        Denoiser((), None, sde, "eps", "index").labels(jnp.asarray(t))
+        Denoiser((), pytest.fail, sde, "eps", "index").labels(jnp.asarray(t))
 
 
 def test_conventions_follow_from_the_process_and_from_continuous_training():

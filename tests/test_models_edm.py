@@ -61,12 +61,12 @@ def test_a_scaled_network_sees_unit_variance_and_its_label(label, told):
 
 def test_a_grid_is_moved_to_the_noise_scales_of_iddpm_in_units_of_the_data_range():
     scaling, s = edm.IDDPMScaling(levels=50), np.array([30.0, 1.0, 0.1, 0.0])
-    found = edm.Scaled(None, scaling, centered=False).round(s)
+    found = edm.Scaled(pytest.fail, scaling, centered=False).round(s)
     nearest = [min(scaling.table, key=lambda u: abs(u - 2 * value)) for value in s]
     np.testing.assert_array_equal(2 * found, nearest)
-    np.testing.assert_array_equal(edm.Scaled(None).round(s), s)
+    np.testing.assert_array_equal(edm.Scaled(pytest.fail).round(s), s)
 
 
 def test_an_unknown_label_names_the_choices():
     with pytest.raises(ValueError, match=r"scaling_label='log' is unknown; choose one of \('sigma', 'c_noise'"):
-        edm.Scaled(None, label="log")
+        edm.Scaled(pytest.fail, label="log")

@@ -62,7 +62,7 @@ def test_outputs_are_those_of_the_torch_networks(kind):
 @pytest.mark.parametrize("kind", inception.VARIANTS)
 def test_outputs_of_images_that_were_enlarged_are_those_of_pytorch_fid(kind):
     images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    check_outputs(kind, "full", prepare(images, "pytorch_fid", inception.SIDE))
+    check_outputs(kind, "full", prepare(jnp.asarray(images), "pytorch_fid", inception.SIDE))
 
 
 @pytest.mark.slow

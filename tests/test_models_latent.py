@@ -38,7 +38,7 @@ def test_diffusion_sees_latents_shifted_and_scaled_and_decoding_undoes_it():
     np.testing.assert_allclose(codec.encode(images), (z - 0.3) * 0.18215, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(codec.decode(codec.encode(images)), decode(1.5, jnp.asarray(z)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        codec.to_images(codec.to_latents(images)), decode(1.5, jnp.asarray(z)), rtol=1e-4, atol=1e-5
+        codec.to_images(codec.to_latents(jnp.asarray(images))), decode(1.5, jnp.asarray(z)), rtol=1e-4, atol=1e-5
     )
 
 

@@ -93,7 +93,7 @@ def test_a_dense_layer_with_a_circulant_table_is_the_fourier_layer():
     kernel = np.asarray(circular_kernel(weights, 5))
     table = np.stack([[kernel[(t - s) % 5] for s in range(5)] for t in range(5)])
     np.testing.assert_allclose(
-        TemporalDense(5).apply({"params": {"weights": table}}, h),
+        TemporalDense(5).apply({"params": {"weights": jnp.asarray(table)}}, h),
         TemporalFourier(5).apply({"params": {"weights": weights}}, h),
         atol=1e-12,
     )

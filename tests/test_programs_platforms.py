@@ -142,7 +142,7 @@ def of_dsno(params, batch, keys):
     def network(params, x, labels):
         return x * params["mean"].mean()
 
-    operator = Operator(params, network, Denoiser(None, None, SDE, "x0", "sigma"), (0.5, 0.0), sigma_data=0.5)
+    operator = Operator(params, network, Denoiser(None, pytest.fail, SDE, "x0", "sigma"), (0.5, 0.0), sigma_data=0.5)
     return dsno.loss(dsno.OperatorLoss(), operator, batch["image"], batch["frames"])
 
 

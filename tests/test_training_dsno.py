@@ -86,8 +86,8 @@ def test_times_that_fall_between_steps_are_refused():
 def played_back(output: np.ndarray, times) -> Operator:
     """An operator that answers with a recorded trajectory (b, M, c, h, w)."""
     flat = jnp.asarray(np.moveaxis(output, 2, -1).reshape(-1, *output.shape[3:], output.shape[2]))
-    convention = Denoiser(None, None, CosineVPSDE(end_time=0.0), "x0", "t")
-    return Operator(None, lambda params, x, labels: flat, convention, tuple(times), sigma_data=1.0)
+    convention = Denoiser(None, pytest.fail, CosineVPSDE(end_time=0.0), "x0", "t")
+    return Operator(None, lambda params, x, labels: flat, convention, tuple(map(float, times)), sigma_data=1.0)
 
 
 @pytest.mark.parametrize("kind", ["l1", "l2"])
@@ -104,8 +104,8 @@ def test_losses_and_their_weights_are_the_published_ones(kind):
 
 
 def test_the_image_has_the_largest_weight_whatever_noise_its_process_ends_with():
-    convention = Denoiser(None, None, VESDE(sigma_min=0.01, sigma_max=50.0), "x0", "sigma")
-    operator = Operator(None, None, convention, (0.75, 0.25, 0.0))
+    convention = Denoiser(None, pytest.fail, VESDE(sigma_min=0.01, sigma_max=50.0), "x0", "sigma")
+    operator = Operator(None, pytest.fail, convention, (0.75, 0.25, 0.0))
     middle = 1 / (0.01 * 5000**0.25)  # alpha/sigma; below 1 it counts as 1
     np.testing.assert_allclose(dsno.time_weights(dsno.OperatorLoss(), operator), [1, middle, 1e4], rtol=1e-12)
     np.testing.assert_allclose(dsno.time_weights(dsno.OperatorLoss(weight_cap=5.0), operator), [1, 5, 5])
@@ -134,7 +134,9 @@ def test_each_copy_of_the_noise_is_told_its_own_time_and_stays_with_its_image():
         return x + labels[:, None, None, None]
 
     sde = VESDE(sigma_min=0.01, sigma_max=50.0)
-    operator = Operator(None, network, Denoiser(None, None, sde, "x0", "sigma"), (0.5, 0.25, 0.0), sigma_data=0.5)
+    operator = Operator(
+        None, network, Denoiser(None, pytest.fail, sde, "x0", "sigma"), (0.5, 0.25, 0.0), sigma_data=0.5
+    )
     noise = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 3)))
     told = sde.noise_scale(np.array([0.5, 0.25, 0.0]))
     expected = 0.5 * (np.asarray(noise)[:, None] + told[None, :, None, None, None])
@@ -146,14 +148,14 @@ def test_each_copy_of_the_noise_is_told_its_own_time_and_stays_with_its_image():
     ("sde", "last"), [(CosineVPSDE(end_time=1 / 16), 0.0), (VESDE(end_time=1e-3), 0.0), (VPSDE(end_time=1e-3), 1e-3)]
 )
 def test_the_image_carries_time_0_unless_the_process_has_no_noise_there(sde, last):
-    assert Operator(None, None, Denoiser(None, None, sde), (0.5, 0.0)).told_times == (0.5, last)
+    assert Operator(None, pytest.fail, Denoiser(None, pytest.fail, sde), (0.5, 0.0)).told_times == (0.5, last)
 
 
 def test_classes_go_to_every_copy_of_their_image():
     def network(params, x, labels, classes):
         return jnp.zeros_like(x) + classes[:, None, None, None]
 
-    operator = Operator(None, network, Denoiser(None, None, SDE, "x0", "sigma"), (0.5, 0.0), sigma_data=1.0)
+    operator = Operator(None, network, Denoiser(None, pytest.fail, SDE, "x0", "sigma"), (0.5, 0.0), sigma_data=1.0)
     found = operator.given(classes=jnp.array([3.0, 7.0])).trajectory(jnp.zeros((2, 2, 2, 1)))
     np.testing.assert_array_equal(found[:, :, 0, 0, 0], [[3, 3], [7, 7]])
 
@@ -163,7 +165,7 @@ def test_the_loss_does_not_depend_on_the_number_of_devices():
     layer, generator = create_mixing("fourier", 3, 2), np.random.default_rng(0)
     assert layer is not None
     params = {"params": {"weights": jnp.asarray(generator.normal(size=(2, 2, 2, 2)))}}
-    convention = Denoiser(None, None, VESDE(), "x0", "sigma")
+    convention = Denoiser(None, pytest.fail, VESDE(), "x0", "sigma")
     operator = Operator(params, lambda p, x, labels: layer.apply(p, x), convention, (0.5, 0.25, 0.0))
     noise, target = generator.normal(size=(4, 2, 2, 2)), generator.normal(size=(4, 3, 2, 2, 2))
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -246,7 +248,7 @@ def test_an_operator_learns_the_trajectories_of_a_mixture(tmp_path):
 
     network = Perceptron(4)
     params = network.init(jax.random.key(0), jnp.zeros((4, 1, 1, 2)), jnp.ones(4))["params"]
-    convention = Denoiser(None, None, sde, "x0", "sigma")
+    convention = Denoiser(None, pytest.fail, sde, "x0", "sigma")
 
     def operator(params):
         return Operator(params, lambda p, x, labels: network.apply({"params": p}, x, labels), convention, tuple(labels))
