@@ -17,7 +17,7 @@ def config(**model):
 
 def network_runs(config) -> bool:
     try:
-        network = create_network(config.model.name, config.model, centered=False, discrete_sigmas=(1.0,))
+        network = create_network(config.model.name, config.model.to_dict(), centered=False, discrete_sigmas=(1.0,))
         param_shapes(network, (config.data.image_size, config.data.image_size, 3))
     except Exception:
         return False

@@ -136,7 +136,9 @@ def test_sizes_and_noise_ranges_are_the_published_ones(file):
 @pytest.mark.parametrize("file", PARAMETERS)
 def test_the_network_has_as_many_parameters_as_the_published_weights(file):
     config = load(file)
-    network = create_network(config.model.name, config.model, centered=config.data.centered, discrete_sigmas=(1.0,))
+    network = create_network(
+        config.model.name, config.model.to_dict(), centered=config.data.centered, discrete_sigmas=(1.0,)
+    )
     shapes = param_shapes(network, (config.data.image_size, config.data.image_size, config.data.num_channels))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == PARAMETERS[file]
 

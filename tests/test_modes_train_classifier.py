@@ -5,6 +5,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -59,7 +60,7 @@ def test_training_leaves_a_classifier_and_its_accuracy_by_noise_scale(workdir):
     assert set(lines[0]["accuracy"]) >= {"0.01", "1", "20"}
     classifier, classes = load_classifier(workdir / "checkpoints" / "classifier.safetensors", model_of(8))
     assert classes == 2
-    found = classifier(np.zeros((3, 8, 8, 3), np.float32), np.full(3, 0.5, np.float32), np.array([0, 1, 1]))
+    found = classifier(jnp.zeros((3, 8, 8, 3)), jnp.full(3, 0.5), jnp.array([0, 1, 1]))
     assert found.shape == (3,) and (found < 0).all()
 
 

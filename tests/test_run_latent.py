@@ -122,7 +122,7 @@ def test_a_clip_folder_guides_by_text_with_its_own_preparation_of_images(home, t
     assert prompt.resolution == 8 and prompt.text.shape == (1, 6)
     clip, x = text.load_clip(tmp_path, (0.0, 1.0)), np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
     prepared = (x - np.array([0.48145466, 0.4578275, 0.40821073])) / np.array([0.26862954, 0.26130258, 0.27577711])
-    features = np.asarray(clip.image.apply({"params": clip.image_params}, prepared.astype(np.float32)).projected)
+    features = np.asarray(clip.image.apply({"params": clip.image_params}, jnp.asarray(prepared, jnp.float32)).projected)
     cosine = features @ prompt.text[0] / np.linalg.norm(features, axis=1) / np.linalg.norm(prompt.text)
     np.testing.assert_allclose(prompt(jnp.asarray(x), jnp.ones(())), -(np.arccos(cosine) ** 2) / 2, rtol=1e-3)
     np.testing.assert_allclose(clip.embed_image(x), features, atol=1e-5)
