@@ -63,12 +63,12 @@ class Codec:
         """The images [b, h, w, 3], about [-1, 1], of what diffusion drew; for use inside a program, never in tiles."""
         return self.decoder(self.params, latents / self.scale_factor + self.shift)
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """`to_latents` of NumPy arrays, one image after the other: memory is that of one."""
+    def encode(self, images: np.ndarray | jax.Array) -> np.ndarray:
+        """`to_latents` as NumPy arrays, one image after the other: memory is that of one."""
         return np.concatenate([np.asarray(_to_latents(self, image)) for image in _each(images)])
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """`to_images` of NumPy arrays, one image after the other, large ones in tiles."""
+    def decode(self, latents: np.ndarray | jax.Array) -> np.ndarray:
+        """`to_images` as NumPy arrays, one image after the other, large ones in tiles."""
         return np.concatenate([self._decode_one(latent) for latent in _each(latents)])
 
     def _decode_one(self, latent: Latent) -> np.ndarray:
@@ -100,7 +100,7 @@ class OfImage:
         return self.log_prob(self.codec.to_images(x0), s)
 
 
-def _each(images: np.ndarray) -> list[jax.Array]:
+def _each(images: np.ndarray | jax.Array) -> list[jax.Array]:
     return [jnp.asarray(images[n : n + 1], jnp.float32) for n in range(len(images))]
 
 
